@@ -1,0 +1,204 @@
+"""The one training loop. Every method runs it: same batches, same schedule, same clock, same end.
+
+A step: `draws` passes over one batch, mean loss, objective, backward to the drawn weights, pull-back, every solver.
+Learning rates follow lr(t) = lr0 * schedule(t / steps): the first step uses lr0, the last nearly 0 under cosine.
+Seconds count training only, not evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from core.interface import Budget, Context, Method, Prepared, Rng, Tape
+from core.predict import as_float
+from core.statistics import Training
+
+Schedule = Callable[[float], float]  # progress in [0, 1) -> factor of the learning rate
+SCHEDULES: Mapping[str, Schedule] = {
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": lambda progress: 1.0,
+}
+CHECK_EVERY = 20  # steps between reads of the losses: a read each step would stall a GPU
+
+
+class ClaimError(ValueError):
+    """A parameter is claimed by no solver or by several; the message names it."""
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Why a run ended early: the first step (from 1) with a non-finite loss and the last finite loss before it."""
+
+    step: int
+    last_finite_loss: float
+
+    def __str__(self) -> str:
+        return f"loss not finite at step {self.step}; last finite loss {self.last_finite_loss:.6g}"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state at the end of an epoch: steps done, training seconds, mean training loss (before the objective)."""
+
+    epoch: int
+    step: int
+    seconds: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run spent and how it ended; the model is trained in place. passes = steps x draws."""
+
+    steps: int
+    passes: int
+    seconds: float
+    diverged: Diverged | None
+
+
+class Run:
+    """One training run that can be advanced step by step, saved and continued identically.
+
+    inputs (N, *shape) raw and labels (N,) are resident tensors on the model's device. order: CPU generator of the
+    batch order. noise: generator on the model's device for weights, signs and dropout. Raises ClaimError.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        inputs: Tensor,
+        labels: Tensor,
+        budget: Budget,
+        *,
+        schedule: str,
+        order: Rng,
+        noise: Rng,
+        prepared: Prepared | None = None,
+    ) -> None:
+        self.model, self.method, self.inputs, self.labels, self.budget = model, method, inputs, labels, budget
+        self.factor = SCHEDULES[schedule]
+        self.order, self.noise = order, noise
+        self.prepared = prepared or Prepared()
+        self.solvers = list(method.solvers(model, budget))
+        check_claims(model, self.solvers)
+        for group in self._groups():
+            group.setdefault("initial_lr", group["lr"])
+        self.done = self.prepared.steps
+        self._permutation = torch.empty(0, dtype=torch.long)
+
+    def step(self) -> Tensor:
+        """One step; returns the mean loss before the objective, detached, on the device."""
+        progress = self.done / self.budget.steps
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * self.factor(progress)
+        indices = self._next_batch()
+        batch = as_float(self.inputs[indices], self.model)
+        context = Context(batch, self.labels[indices], indices, Tape(), self.model, self.prepared.modules, progress)
+        loss = self.method.step(self.model, context, self.noise) if self.method.step else self._gradient_step(context)
+        self.done += 1
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue identically: model, solvers, generators, data position, step."""
+        return {
+            "model": self.model.state_dict(),
+            "modules": {name: module.state_dict() for name, module in self.prepared.modules.items()},
+            "solvers": [solver.state_dict() for solver in self.solvers],
+            "order": self.order.get_state(),
+            "noise": self.noise.get_state(),
+            "permutation": self._permutation.clone(),
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; the run must have been built with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        for name, module in self.prepared.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for solver, saved in zip(self.solvers, state["solvers"], strict=True):
+            solver.load_state_dict(saved)
+        self.order.set_state(state["order"])
+        self.noise.set_state(state["noise"])
+        self._permutation = state["permutation"].clone()
+        self.done = state["done"]
+
+    def _groups(self) -> Iterable[dict[str, Any]]:
+        return (group for solver in self.solvers for group in solver.param_groups)
+
+    def _gradient_step(self, context: Context) -> Tensor:
+        for solver in self.solvers:
+            solver.zero_grad()
+        reading = self.method.train(context.progress)
+        total = torch.zeros((), device=context.inputs.device)
+        for _ in range(self.method.draws):
+            context.tape.drawn.clear()
+            context.tape.signs.clear()
+            logits = self.model(context.inputs, reading.during(Training(), context.tape), self.noise)
+            loss = F.cross_entropy(logits, context.labels)
+            (self.method.objective(loss, context) / self.method.draws).backward()
+            context.tape.pull_back()
+            total = total + loss.detach() / self.method.draws
+        for solver in self.solvers:
+            solver.step()
+        return total
+
+    def _next_batch(self) -> Tensor:
+        position = self.done % self.budget.steps_per_epoch
+        if position == 0 or len(self._permutation) == 0:
+            self._permutation = torch.randperm(len(self.inputs), generator=self.order)
+        start = position * self.budget.batch
+        return self._permutation[start : start + self.budget.batch].to(self.inputs.device)
+
+
+def fit(run: Run, *, watch: Callable[[Epoch], None] = lambda epoch: None) -> Fitted:
+    """Advance `run` to the end of its budget, or to the first non-finite loss.
+
+    watch: called at the end of every epoch and of the run, off the clock; an exception it raises ends the run.
+    """
+    losses: list[Tensor] = []
+    last_finite, checked, epoch_start = math.nan, run.done, run.done
+    seconds, started = 0.0, time.perf_counter()
+    while run.done < run.budget.steps:
+        losses.append(run.step())
+        ends_epoch = run.done % run.budget.steps_per_epoch == 0 or run.done == run.budget.steps
+        if not (run.done % CHECK_EVERY == 0 or ends_epoch):
+            continue
+        for value in torch.stack(losses[checked - epoch_start :]).tolist():
+            checked += 1
+            if not math.isfinite(value):
+                seconds += time.perf_counter() - started
+                return Fitted(run.done, run.done * run.method.draws, seconds, Diverged(checked, last_finite))
+            last_finite = value
+        if ends_epoch:
+            seconds += time.perf_counter() - started
+            epoch = -(-run.done // run.budget.steps_per_epoch)
+            watch(Epoch(epoch, run.done, seconds, torch.stack(losses).mean().item()))
+            losses, epoch_start = [], run.done
+            started = time.perf_counter()
+    return Fitted(run.done, run.done * run.method.draws, seconds, None)
+
+
+def check_claims(model: nn.Module, solvers: Sequence[Optimizer]) -> None:
+    """Every parameter of `model` is claimed by exactly one solver. Raises ClaimError naming those that are not."""
+    claims: dict[int, list[str]] = {}
+    for i, solver in enumerate(solvers):
+        for group in solver.param_groups:
+            for parameter in group["params"]:
+                claims.setdefault(id(parameter), []).append(f"{type(solver).__name__} (solver {i})")
+    for name, parameter in model.named_parameters():
+        owners = claims.get(id(parameter), [])
+        if not owners:
+            raise ClaimError(f"parameter {name!r} is claimed by no solver; add it to one of the method's solvers")
+        if len(owners) > 1:
+            raise ClaimError(f"parameter {name!r} is claimed {len(owners)} times, by {' and '.join(owners)}")

@@ -1,0 +1,138 @@
+"""Weight laws: Point, Bernoulli, and the identity law Real of the full-precision control.
+
+Bernoulli in the minimal exponential family with statistic w in {-1, +1}: Meng, Bachmann & Khan 2020, sections 2-3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.geometry import EUCLIDEAN, BernoulliFisher
+from core.interface import BINARY, Coordinate, Geometry, Rng, WeightLaw
+from core.ops import log_sech2, logistic_noise, sign
+
+
+class Point(WeightLaw):
+    """A point mass: w = sign(latent). STE keeps a real latent here, Bop the sign itself."""
+
+    levels = BINARY
+
+    def __init__(self, latent: Float[Tensor, "*shape"], *, geometry: Geometry = EUCLIDEAN) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(latent)
+        self.geometry = geometry
+        self.shape = latent.shape
+
+    def noise(self, rng: Rng) -> None:
+        return None
+
+    def latent(self, noise: Tensor | None) -> Tensor:
+        return self.latents
+
+    def values(self, latent: Tensor) -> Tensor:
+        return sign(latent)
+
+    def pull_back(self, noise: Tensor | None, gradient: Tensor) -> tuple[Tensor, ...]:
+        return (gradient,)
+
+    def mean(self) -> Tensor:
+        return sign(self.latents)
+
+    def mode(self) -> Tensor:
+        return sign(self.latents)
+
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        return (Coordinate(self.latents, self.geometry),)
+
+
+class Real(Point):
+    """The identity law: w = latent, a real weight. Never binary, so never exported or called 1-bit."""
+
+    levels = None
+
+    def values(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def mean(self) -> Tensor:
+        return self.latents
+
+    def mode(self) -> Tensor:
+        return self.latents
+
+
+class Bernoulli(WeightLaw):
+    """Independent signs with P(w = +1) = sigmoid(2 lambda): natural parameter lambda, mean tanh(lambda).
+
+    A draw is sign(lambda + delta), delta ~ Logistic(0, 1/2). `prior` is the natural parameter lambda0 of the prior
+    that solvers with decay return to (0, a fair coin, by default). KL and entropy are sums over weights, in nats.
+    """
+
+    levels = BINARY
+    prior: Tensor
+
+    def __init__(
+        self,
+        natural: Float[Tensor, "*shape"],
+        *,
+        prior: Float[Tensor, "*shape"] | None = None,
+        geometry: Geometry | None = None,
+    ) -> None:
+        super().__init__()
+        if prior is not None and prior.shape != natural.shape:
+            raise ValueError(f"Bernoulli: prior has shape {tuple(prior.shape)}, natural {tuple(natural.shape)}")
+        self.natural = nn.Parameter(natural)
+        self.register_buffer("prior", torch.zeros_like(natural) if prior is None else prior)
+        self.geometry = BernoulliFisher() if geometry is None else geometry
+        self.shape = natural.shape
+
+    def noise(self, rng: Rng) -> Tensor:
+        return logistic_noise(self.natural, rng)
+
+    def latent(self, noise: Tensor | None) -> Tensor:
+        assert noise is not None, "a Bernoulli latent needs the noise of its draw"
+        return self.natural + noise
+
+    def values(self, latent: Tensor) -> Tensor:
+        return sign(latent)
+
+    def pull_back(self, noise: Tensor | None, gradient: Tensor) -> tuple[Tensor, ...]:
+        return (gradient,)  # dz / d lambda = 1
+
+    def mean(self) -> Tensor:
+        return torch.tanh(self.natural)
+
+    def mode(self) -> Tensor:
+        return sign(self.natural)
+
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        return (Coordinate(self.natural, self.geometry, self.prior),)
+
+    def prob_plus(self) -> Tensor:
+        """P(w = +1) = sigmoid(2 lambda)."""
+        return torch.sigmoid(2 * self.natural)
+
+    def fisher(self) -> Tensor:
+        """Diagonal of the Fisher information in lambda: 1 - tanh^2(lambda)."""
+        return torch.exp(log_sech2(self.natural))
+
+    def kl(self) -> Tensor:
+        """KL(q || prior) = sum mu (lambda - lambda0) - log cosh lambda + log cosh lambda0; >= 0, nats, scalar."""
+        difference = self.mean() * (self.natural - self.prior)
+        return (difference - _log_cosh(self.natural) + _log_cosh(self.prior)).sum()
+
+    def entropy(self) -> Tensor:
+        """Sum over weights of log(2 cosh lambda) - lambda tanh(lambda); nats, scalar."""
+        return (math.log(2.0) + _log_cosh(self.natural) - self.natural * self.mean()).sum()
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    return -0.5 * log_sech2(x)
+
+
+def initial_uniform(shape: torch.Size, rng: Rng) -> Tensor:
+    """U(-1, 1) float32 on the generator's device: every method starts from this, so initial signs are paired."""
+    return 2 * torch.rand(shape, generator=rng, device=rng.device) - 1

@@ -1,0 +1,159 @@
+"""Layers that pass (x, reading, rng): linear maps over a weight law, batch norm, dropout, activations, Chain.
+
+A layer is bilinear in (signal, weights) and offers only that contraction; how weights are read is the reading's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.interface import Reading, Rng, SignPair, WeightLaw
+
+ACTIVATION_BITS = {"relu": 32, "hardtanh": 32, "sign": 1}
+
+
+class BinaryLinear(nn.Module):
+    """x (B, I) -> (B, O) through a law over (O, I) weights, no bias (batch norm follows)."""
+
+    def __init__(self, law: WeightLaw) -> None:
+        super().__init__()
+        self.law = law
+
+    def forward(self, x: Float[Tensor, "B I"], reading: Reading, rng: Rng) -> Float[Tensor, "B O"]:
+        return reading.weights(self.law, F.linear, x, rng, reading.tape)
+
+
+class InputLinear(nn.Module):
+    """The first layer: takes raw values (pixels 0..255) and owns their normalisation (x - shift) / scale.
+
+    Training contracts normalised, dropped-out inputs. Otherwise the integer pixels are contracted, exactly in float32
+    (|sum| <= I * maximum < 2^24), and the normalisation is applied as one multiply and one add per output:
+    h = (W x) / scale - shift / scale * sum(W).
+    """
+
+    shift: Tensor
+    inverse_scale: Tensor
+
+    def __init__(self, law: WeightLaw, *, shift: float, scale: float, maximum: float, dropout: float) -> None:
+        super().__init__()
+        fan_in = law.shape[1]
+        if fan_in * maximum >= 2**24:
+            raise ValueError(
+                f"first layer: {fan_in} inputs up to {maximum} can sum to {fan_in * maximum}, "
+                "beyond 2^24, where float32 sums stop being exact"
+            )
+        self.law = law
+        self.dropout = Dropout(dropout)
+        self.register_buffer("shift", torch.tensor(shift))
+        self.register_buffer("inverse_scale", torch.tensor(1 / scale))
+
+    def forward(self, x: Float[Tensor, "B I"], reading: Reading, rng: Rng) -> Float[Tensor, "B O"]:
+        if reading.phase is not None and reading.phase.training:
+            x = self.dropout((x - self.shift) * self.inverse_scale, reading, rng)
+            return reading.weights(self.law, F.linear, x, rng, reading.tape)
+        return reading.weights(self.law, self._exact, x, rng, reading.tape)
+
+    def _exact(self, x: Tensor, weights: Tensor) -> Tensor:
+        offset = -self.shift * self.inverse_scale * weights.sum(1)
+        return torch.add(torch.mul(F.linear(x, weights), self.inverse_scale), offset)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over dimension 1 with an explicit policy; the phase of the reading says which statistics it uses.
+
+    affine: a trained gain and bias (real parameters). eps is added to the variance. momentum is the weight of the new
+    batch in the running averages (torch's convention), which only training-time monitoring uses: predictions
+    re-estimate. `name` is its path in the network, the key of its statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, affine: bool, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.name = ""
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its stored scale and bias."""
+        return self.running_mean.dtype
+
+    def forward(self, h: Float[Tensor, "B C *spatial"], reading: Reading, rng: Rng) -> Float[Tensor, "B C *spatial"]:
+        if reading.phase is None:
+            raise ValueError(f"batch norm {self.name!r}: the reading has no phase; use reading.during(Training(), ...)")
+        return reading.phase.normalise(self.name, h, self)
+
+
+class Dropout(nn.Module):
+    """Zeroes each entry with probability p in training and divides the rest by 1 - p; noise from the passed rng."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout must be in [0, 1) (got {p})")
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:
+        if self.p == 0 or reading.phase is None or not reading.phase.training:
+            return x
+        keep = torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device) >= self.p
+        return x * keep / (1 - self.p)
+
+
+class Activation(nn.Module):
+    """relu, hardtanh (both real, 32 bits) or sign (1 bit). The network declares it; only a sign asks the reading."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        if function not in ACTIVATION_BITS:
+            raise ValueError(f"network.activation must be one of {', '.join(ACTIVATION_BITS)} (got {function!r})")
+        self.function = function
+        self.name = ""
+
+    def forward(self, h: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:
+        if self.function == "relu":
+            return F.relu(h)
+        if self.function == "hardtanh":
+            return F.hardtanh(h)
+        after = reading.activations(h, rng)
+        if reading.tape is not None:
+            reading.tape.signs.append(SignPair(self.name, h, after))
+        return after
+
+
+class Chain(nn.Module):
+    """Layers in a row, each called with (x, reading, rng)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, reading: Reading, rng: Rng) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, reading, rng)
+        return x
+
+
+class Network(Chain):
+    """A Chain whose layers know their names, with the bits of activations it declares."""
+
+    def __init__(self, *layers: nn.Module, activation: str) -> None:
+        super().__init__(*layers)
+        self.activation = activation
+        for name, module in self.named_modules():
+            if isinstance(module, (BatchNorm, Activation)):
+                module.name = name
+
+    @property
+    def activation_bits(self) -> int:
+        """32 for real activations, 1 for signs; constant over the network's hidden layers."""
+        return ACTIVATION_BITS[self.activation]

@@ -1,0 +1,107 @@
+"""Prediction rules: mode, mean, ensemble(k). Each network a rule averages gets its own re-estimated statistics.
+
+Re-estimation runs training inputs through the network with dropout off and the network's own weights, layer by layer
+in one pass (each batch normalised by its own statistics, the batches' moments merged exactly). Without it, a net
+trained on relaxed or sampled weights and deployed with signs can lose tens of points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.interface import ActivationReading, Predictor, Reading, Rng
+from core.readings import MeanWeights, drawn_weights, mode_weights
+from core.statistics import Estimation, Evaluation, Statistics
+
+ESTIMATION_EXAMPLES = 10_000
+ESTIMATION_BATCH = 1_000
+EVALUATION_BATCH = 2_000
+
+
+def mode(activations: ActivationReading, *, weight_bits: int = 1) -> Predictor:
+    """One network: every law's mode."""
+    return Predictor("mode", 1, weight_bits, lambda model, rng: [Reading(mode_weights(model), activations)])
+
+
+def mean(activations: ActivationReading) -> Predictor:
+    """One network with real weights E[w]: not a binary net, so its rows carry 32 bits."""
+    return Predictor("mean", 1, 32, lambda model, rng: [Reading(MeanWeights(), activations)])
+
+
+def ensemble(
+    k: int, activations: ActivationReading, *, combine: Literal["logits", "probabilities"] = "logits"
+) -> Predictor:
+    """The average of k networks drawn from the law: their logits, or their class probabilities."""
+    if k < 1:
+        raise ValueError(f"ensemble(k) needs k >= 1 (got {k})")
+    suffix = "" if combine == "logits" else ", probabilities"
+
+    def readings(model: nn.Module, rng: Rng) -> Iterator[Reading]:
+        return (Reading(drawn_weights(model, rng), activations) for _ in range(k))
+
+    return Predictor(f"ensemble({k}{suffix})", k, 1, readings, combine)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one rule says: scores per input set, and the statistics of each network it averaged."""
+
+    scores: tuple[Float[Tensor, "N C"], ...]  # logits, or log of averaged probabilities
+    statistics: tuple[Statistics, ...]
+
+
+@torch.no_grad()
+def predict(model: nn.Module, rule: Predictor, train_inputs: Tensor, sets: tuple[Tensor, ...], rng: Rng) -> Prediction:
+    """Scores of `rule` on each of `sets` (N, *shape), statistics from `train_inputs` only.
+
+    Both are raw inputs of the problem, any dtype. Raises ValueError when the rule yields another number of networks
+    than it declares.
+    """
+    totals: list[Tensor] = []
+    statistics: list[Statistics] = []
+    for reading in rule.readings(model, rng):
+        statistics.append(reestimate(model, reading, train_inputs, rng))
+        scores = [logits(model, reading, statistics[-1], inputs, rng) for inputs in sets]
+        if rule.combine == "probabilities":
+            scores = [s.softmax(1) for s in scores]
+        totals = scores if not totals else [t + s for t, s in zip(totals, scores, strict=True)]
+    if len(statistics) != rule.networks:
+        raise ValueError(f"rule {rule.name!r} declares {rule.networks} networks but averaged {len(statistics)}")
+    averages = [t / rule.networks for t in totals]
+    if rule.combine == "probabilities":
+        averages = [a.log() for a in averages]
+    return Prediction(tuple(averages), tuple(statistics))
+
+
+@torch.no_grad()
+def reestimate(
+    model: nn.Module, reading: Reading, inputs: Tensor, rng: Rng, *, examples: int = ESTIMATION_EXAMPLES
+) -> Statistics:
+    """Batch-norm statistics of the network that `reading` reads, from the first `examples` of `inputs`."""
+    statistics = Statistics()
+    chosen = inputs[:examples]
+    # equal batches: a short last one would be normalised by the noisy statistics of a few examples
+    for batch in chosen.tensor_split(max(1, -(-len(chosen) // ESTIMATION_BATCH))):
+        model(as_float(batch, model), reading.during(Estimation(statistics)), rng)
+    return statistics
+
+
+@torch.no_grad()
+def logits(
+    model: nn.Module, reading: Reading, statistics: Statistics, inputs: Tensor, rng: Rng
+) -> Float[Tensor, "N C"]:
+    """The network's logits under stored statistics, in batches (the result does not depend on them)."""
+    evaluation = reading.during(Evaluation(statistics))
+    return torch.cat([model(as_float(batch, model), evaluation, rng) for batch in inputs.split(EVALUATION_BATCH)])
+
+
+def as_float(inputs: Tensor, model: nn.Module) -> Tensor:
+    """A batch of raw inputs, flattened to (B, features), in the model's dtype."""
+    dtype = next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.float32)
+    return inputs.to(dtype).flatten(1)

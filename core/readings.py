@@ -1,0 +1,79 @@
+"""Readings: how one pass reads weights (Draw, MeanWeights, Fixed) and binary activations (SignActivation).
+
+A reading is an argument of the pass. A draw is a leaf: backward ends at the drawn weights, and `Tape.pull_back`
+turns their gradient into parameter gradients by the law's own pull-back and the surrogate's slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw, laws
+from core.ops import surrogate_value
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw per layer and pass through a surrogate: value(latent) forward, slope(latent) backward.
+
+    With a relaxed sign the weights of the pass are real; with an exact sign they are the law's own draw.
+    """
+
+    surrogate: Surrogate
+
+    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+        with torch.no_grad():
+            noise = law.noise(rng)
+            latent = law.latent(noise)
+            weights = self.surrogate(latent)
+        if tape is not None:
+            weights = weights.detach().requires_grad_()
+            tape.drawn.append(Drawn(law, noise, latent.detach(), weights, self.surrogate))
+        return contract(x, weights)
+
+
+@dataclass(frozen=True)
+class MeanWeights:
+    """E[w] in place of w: a network with real weights, for prediction only."""
+
+    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+        if tape is not None:
+            raise UnsupportedReading("MeanWeights predicts and has no pull-back; train with Draw(surrogate)")
+        return contract(x, law.mean().detach())
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same weights in every pass: one network, drawn once (an ensemble's member, or the mode)."""
+
+    weights: Mapping[WeightLaw, Tensor]
+
+    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+        if tape is not None:
+            raise UnsupportedReading("Fixed weights predict and have no pull-back; train with Draw(surrogate)")
+        return contract(x, self.weights[law])
+
+
+def mode_weights(model: nn.Module) -> Fixed:
+    """Every law's mode. Raises NoMode where a law has none."""
+    return Fixed({law: law.mode().detach().clone() for _, law in laws(model)})
+
+
+@torch.no_grad()
+def drawn_weights(model: nn.Module, rng: Rng) -> Fixed:
+    """One exact draw of every law (not of its relaxation)."""
+    return Fixed({law: law.values(law.latent(law.noise(rng))).clone() for _, law in laws(model)})
+
+
+@dataclass(frozen=True)
+class SignActivation:
+    """Binary activations by an exact sign with a chosen slope. Deterministic; draws nothing."""
+
+    surrogate: Surrogate
+
+    def __call__(self, h: Tensor, rng: Rng) -> Tensor:
+        return surrogate_value(h, self.surrogate)

@@ -1,0 +1,45 @@
+"""Mean-field Bernoulli by the Bayesian learning rule, true relaxation. Meng, Bachmann & Khan 2020 (BayesBiNN)."""
+
+import torch
+
+from core.geometry import BernoulliFisher
+from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.laws import Bernoulli, initial_uniform
+from core.ops import ClippedStraightThrough, RelaxedSign, sign
+from core.predict import ensemble, mean, mode
+from core.readings import Draw, SignActivation
+from methods import register
+from solvers.geometric import GeometricSGD, real_solvers
+
+
+@register("bayesbinn")
+def bayesbinn(
+    *,
+    lr: float = 1e-3,
+    temperature: float = 0.5,
+    natural0: float = 1.0,
+    bound: float = 6.0,
+    momentum: float = 0.9,
+    draws: int = 1,
+    slope_window: float = 1.0,
+) -> Method:
+    """lr: alpha of lambda <- (1 - alpha) lambda - alpha (N grad_mu loss - lambda0). temperature: of tanh((lambda +
+    delta) / temperature). natural0: |lambda| at the start, with random signs. bound: |lambda| stays within it.
+
+    momentum: of the averaged natural gradient. draws: weight draws averaged per step. Prior: fair coins (lambda0 = 0).
+    """
+    activations = SignActivation(ClippedStraightThrough(slope_window))
+
+    def law(shape: torch.Size, rng: Rng) -> Bernoulli:
+        return Bernoulli(natural0 * sign(initial_uniform(shape, rng)), geometry=BernoulliFisher(bound))
+
+    return Method(
+        law=law,
+        train=lambda progress: Reading(Draw(RelaxedSign(temperature)), activations),
+        solvers=lambda model, budget: [
+            GeometricSGD(binary_coordinates(model), lr=lr, scale=budget.n_train, momentum=momentum, decay=1.0),
+            *real_solvers(real_parameters(model), lr=1e-3),
+        ],
+        predictors=[mode(activations), mean(activations), ensemble(10, activations)],
+        draws=draws,
+    )

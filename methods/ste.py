@@ -1,0 +1,34 @@
+"""Straight-through sign on clipped latent weights. Courbariaux et al. 2015 (BinaryConnect), deterministic, by Adam."""
+
+import torch
+
+from core.geometry import Box
+from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.laws import Point, initial_uniform
+from core.ops import ClippedStraightThrough, StraightThrough
+from core.predict import mode
+from core.readings import Draw, SignActivation
+from methods import register
+from solvers.geometric import GeometricAdam, real_solvers
+
+
+@register("ste")
+def ste(*, lr: float = 1e-2, clip: float = 1.0, init: float = 1.0, slope_window: float = 1.0) -> Method:
+    """lr: Adam's rate. clip: half-width of the box the latents stay in. init: half-width of their uniform start.
+
+    slope_window: where the slope of a binary activation is 1 (weights use slope 1 everywhere, as BinaryConnect).
+    """
+    activations = SignActivation(ClippedStraightThrough(slope_window))
+
+    def law(shape: torch.Size, rng: Rng) -> Point:
+        return Point(init * initial_uniform(shape, rng), geometry=Box(clip))
+
+    return Method(
+        law=law,
+        train=lambda progress: Reading(Draw(StraightThrough()), activations),
+        solvers=lambda model, budget: [
+            GeometricAdam(binary_coordinates(model), lr=lr),
+            *real_solvers(real_parameters(model), lr=1e-3),
+        ],
+        predictors=[mode(activations)],
+    )

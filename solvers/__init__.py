@@ -1,0 +1,3 @@
+"""How parameters move; knows no network."""
+
+BELONGS_TO = "bitrelax"
