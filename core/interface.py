@@ -150,18 +150,21 @@ class Tape:
             drawn.pull_back()
 
 
+@runtime_checkable
 class WeightReading(Protocol):
     """How one pass reads the weights of a layer."""
 
     def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor: ...
 
 
+@runtime_checkable
 class ActivationReading(Protocol):
     """How one pass reads a binary activation: its slope or its sampler. Real activations never reach it."""
 
     def __call__(self, h: Tensor, rng: Rng) -> Tensor: ...
 
 
+@runtime_checkable
 class Phase(Protocol):
     """Which batch-norm statistics a pass uses, and whether dropout is on. See `core.statistics`."""
 

@@ -79,7 +79,9 @@ class Statistics:
 
     def _of(self, name: str) -> Moments2:
         if name not in self.layers:
-            raise KeyError(f"no statistics for batch norm {name!r}; known: {sorted(self.layers)}; re-estimate them first")
+            raise KeyError(
+                f"no statistics for batch norm {name!r}; known: {sorted(self.layers)}; re-estimate them first"
+            )
         return self.layers[name]
 
 
