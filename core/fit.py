@@ -146,7 +146,7 @@ class Run:
             context.tape.signs.clear()
             logits = self.model(context.inputs, reading.during(Training(), context.tape), self.noise)
             loss = F.cross_entropy(logits, context.labels)
-            (self.method.objective(loss, context) / self.method.draws).backward()
+            torch.autograd.backward(self.method.objective(loss, context) / self.method.draws)
             context.tape.pull_back()
             total = total + loss.detach() / self.method.draws
         for solver in self.solvers:

@@ -168,7 +168,10 @@ class ActivationReading(Protocol):
 class Phase(Protocol):
     """Which batch-norm statistics a pass uses, and whether dropout is on. See `core.statistics`."""
 
-    training: bool
+    @property
+    def training(self) -> bool:
+        """Whether this pass trains: dropout on, inputs normalised before the first contraction."""
+        ...
 
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
         """Batch norm of `h` for the layer called `name`."""

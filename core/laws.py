@@ -19,7 +19,7 @@ from core.ops import log_sech2, logistic_noise, sign
 class Point(WeightLaw):
     """A point mass: w = sign(latent). STE keeps a real latent here, Bop the sign itself."""
 
-    levels = BINARY
+    levels: tuple[float, ...] | None = BINARY
 
     def __init__(self, latent: Float[Tensor, "*shape"], *, geometry: Geometry = EUCLIDEAN) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def logits(
 ) -> Float[Tensor, "N C"]:
     """The network's logits under stored statistics, in batches (the result does not depend on them)."""
     evaluation = reading.during(Evaluation(statistics))
-    return torch.cat([model(as_float(batch, model), evaluation, rng) for batch in inputs.split(EVALUATION_BATCH)])
+    return torch.cat([model(as_float(batch, model), evaluation, rng) for batch in torch.split(inputs, EVALUATION_BATCH)])
 
 
 def as_float(inputs: Tensor, model: nn.Module) -> Tensor:

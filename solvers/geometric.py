@@ -102,7 +102,7 @@ class GeometricAdam(Adam):
             p = coordinate.parameter
             if p.grad is not None:
                 p.grad = coordinate.geometry.to_tangent(p, p.grad)
-        loss = super().step(closure)
+        loss: float | None = super().step(closure)
         for coordinate in self._coordinates.values():
             p = coordinate.parameter
             projected = coordinate.geometry.project(p)
