@@ -13,26 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw, laws
-from core.ops import surrogate_value
+from core.ops import Identity, surrogate_value
 
 
 @dataclass(frozen=True)
 class Draw:
     """One draw per layer and pass through a surrogate: value(latent) forward, slope(latent) backward.
 
-    With a relaxed sign the weights of the pass are real; with an exact sign they are the law's own draw.
+    With a relaxed sign the weights of the pass are real; with an exact sign they are the law's own draw. A real law
+    (levels None: a first or last layer kept real) is read as it is, whatever the surrogate.
     """
 
     surrogate: Surrogate
 
     def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+        surrogate = Identity() if law.levels is None else self.surrogate
         with torch.no_grad():
             noise = law.noise(rng)
             latent = law.latent(noise)
-            weights = self.surrogate(latent)
+            weights = surrogate(latent)
         if tape is not None:
             weights = weights.detach().requires_grad_()
-            tape.drawn.append(Drawn(law, noise, latent.detach(), weights, self.surrogate))
+            tape.drawn.append(Drawn(law, noise, latent.detach(), weights, surrogate))
         return contract(x, weights)
 
 
