@@ -1,0 +1,77 @@
+"""The audit of prediction: the weights and signs a rule really contracts, against the bits it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from core.interface import BINARY, ActivationReading, Contract, Predictor, Reading, Rng, Tape, WeightLaw, WeightReading
+
+
+class AuditError(ValueError):
+    """A prediction used weights or activations of more bits than declared; the message says which and how many."""
+
+
+def audited(rule: Predictor, own: Collection[WeightLaw]) -> Predictor:
+    """The same rule; its passes raise AuditError at weights or signs that its declaration does not allow.
+
+    own: the laws that the method made. A rule of b < 32 bits may give them only weights of the law's level set, of at
+    most 2^b levels. Layers that the network declares real are not the method's and are not looked at.
+    """
+
+    def readings(model: nn.Module, rng: Rng) -> Iterator[Reading]:
+        for reading in rule.readings(model, rng):
+            yield replace(
+                reading,
+                weights=_Weights(reading.weights, rule, frozenset(own)),
+                activations=_Signs(reading.activations, rule),
+            )
+
+    return replace(rule, readings=readings)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    inner: WeightReading
+    rule: Predictor
+    own: frozenset[WeightLaw]
+
+    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+        def checked(signal: Tensor, weights: Tensor) -> Tensor:
+            _check_weights(self.rule, law, weights)
+            return contract(signal, weights)
+
+        watched = checked if law in self.own and self.rule.weight_bits < 32 else contract
+        return self.inner(law, watched, x, rng, tape)
+
+
+@dataclass(frozen=True)
+class _Signs:
+    inner: ActivationReading
+    rule: Predictor
+
+    def __call__(self, h: Tensor, rng: Rng) -> Tensor:
+        after = self.inner(h, rng)
+        _check_levels(f"rule {self.rule.name!r}: the network declares 1-bit activations", after, BINARY)
+        return after
+
+
+def _check_weights(rule: Predictor, law: WeightLaw, weights: Tensor) -> None:
+    declared = f"rule {rule.name!r} declares {rule.weight_bits}-bit weights"
+    if law.levels is None:
+        raise AuditError(f"{declared}, but its {type(law).__name__} law is real; declare 32")
+    if len(law.levels) > 2**rule.weight_bits:
+        raise AuditError(f"{declared}, but its {type(law).__name__} law has {len(law.levels)} levels")
+    _check_levels(declared, weights, law.levels)
+
+
+def _check_levels(declared: str, values: Tensor, levels: tuple[float, ...]) -> None:
+    allowed = torch.tensor(levels, dtype=values.dtype, device=values.device)
+    outside = values[~torch.isin(values, allowed)]
+    if len(outside):
+        raise AuditError(
+            f"{declared}, but {len(outside)} of {values.numel()} values are outside {levels}, e.g. {outside[0]:.6g}"
+        )

@@ -1,0 +1,277 @@
+"""One cell from start to end: load, build, train, predict, score. Writes no file.
+
+Seeds leave the method out, so methods share initial signs, data order and noise and are compared in pairs. Watching
+and predicting are off the training clock and draw from generators of their own, so they change no training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import methods
+from core import architectures, metrics, problems, seeds
+from core.fit import Epoch, Fitted, Run, fit
+from core.interface import Budget, Method, Predictor, Prepared, Rng, WeightLaw, laws, real_parameters
+from core.layers import Network
+from core.predict import Prediction, logits, predict, reestimate
+from studies.runner import machine
+from studies.runner.audit import audited
+from studies.runner.cells import Cell
+
+WATCHED_EXAMPLES = 1_000  # training examples that re-estimate the statistics behind a point of the curve
+Body = dict[str, Any]
+
+
+def measure(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
+    """What a record says of the cell (status, numbers, seconds), and its state: parameters and statistics.
+
+    Whatever goes wrong inside the cell is its status; the state is empty unless it finished. Sets this process to one
+    torch thread, without denormals: what a worker is for, and what makes `serial` and `processes` agree.
+    """
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    machine.reset_peak_memory()
+    body = nothing_measured()
+    state: dict[str, Any] = {}
+    started = time.perf_counter()
+    try:
+        state = _measured(cell, data_dir, body)
+    except problems.ProblemUnavailable as error:
+        body |= {"status": "unavailable", "reason": _first_line(error)}
+    except Exception as error:  # a method's bug is its row; the other cells go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        body |= {"status": "failed", "reason": reason, "predictions": [], "traceback": traceback.format_exc()}
+    body["seconds"]["total"] = time.perf_counter() - started
+    body["peak_memory_mb"] = machine.peak_memory_mb()
+    return _without_nan(body), state
+
+
+def nothing_measured() -> Body:
+    """The body of a record before anything is known but the machine."""
+    return {
+        "status": None,
+        "reason": None,
+        "declared": None,
+        "spent": None,
+        "predictions": [],
+        "weights": None,
+        "curve": [],
+        "seconds": {"train": None, "predict": None, "total": None},
+        "peak_memory_mb": None,
+        "machine": {"threads": 1, "load": machine.load(), "cpu": machine.cpu(), "cores": machine.cores()},
+        "test_reads": [],
+    }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A cell with everything built; `own` are the laws the method made, not those of declared real layers."""
+
+    cell: Cell
+    problem: problems.Problem
+    method: Method
+    model: Network
+    own: list[WeightLaw]
+
+    @property
+    def budget(self) -> Budget:
+        n = len(self.problem.train.labels)
+        per_epoch = Budget(n, self.cell.batch, 1).steps_per_epoch
+        steps = self.cell.budget["steps"] if "steps" in self.cell.budget else self.cell.budget["epochs"] * per_epoch
+        return Budget(n, self.cell.batch, steps)
+
+    def rng(self, *purpose: str) -> Rng:
+        """A fresh generator on the cell's device, the same for every method."""
+        return _rng(self.cell, *purpose, device=self.cell.device)
+
+
+def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
+    """Fill `body` as the cell proceeds, so that what is known stays when it ends early; returns the state."""
+    method = methods.make(cell.method, **cell.hyperparameters)
+    problem = problems.load(cell.problem, data_dir)
+    if (reason := method.supports(problem)) is not None:
+        body |= {"status": "skipped", "reason": reason}
+        return {}
+    trial = _build(cell, method, problem.to(cell.device))
+    body["declared"] = _declared(method, trial.model)
+    fitted = _train(trial, body)
+    if fitted.diverged is not None:
+        body |= {"status": "diverged", "reason": str(fitted.diverged)}
+        return {}
+    started = time.perf_counter()
+    predictions = {rule.name: _predict(trial, rule) for rule in method.predictors}
+    body["seconds"]["predict"] = time.perf_counter() - started
+    if infinite := [name for name, p in predictions.items() if not all(s.isfinite().all() for s in p.scores)]:
+        body |= {"status": "diverged", "reason": f"scores not finite after training; rules: {', '.join(infinite)}"}
+        return {}
+    body["predictions"] = _score(trial, predictions)
+    body["test_reads"] = trial.problem.test.reads
+    body["weights"] = _weights(trial.model)
+    body["status"] = "finished"
+    return _state(trial.model, predictions)
+
+
+def _build(cell: Cell, method: Method, problem: problems.Problem) -> _Trial:
+    own: list[WeightLaw] = []
+
+    def law(shape: torch.Size, rng: Rng) -> WeightLaw:
+        own.append(method.law(shape, rng))
+        return own[-1]
+
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in cell.network.items() if name != "name"}
+    init = _rng(cell, "initialisation")  # on the CPU: the same start on every device
+    model = architectures.build(cell.network["name"], problem.form, problem.classes, law, init, **options)
+    if [rule.name for rule in method.predictors][:1] != ["mode"]:
+        raise ValueError(f"{cell.method}: the first prediction rule must be 'mode'; it is what gets exported")
+    return _Trial(cell, problem, method, model.to(cell.device), own)
+
+
+def _train(trial: _Trial, body: Body) -> Fitted:
+    train, method, budget = trial.problem.train, trial.method, trial.budget
+    started = time.perf_counter()
+    prepared = Prepared()
+    if method.prepare is not None:
+        prepared = method.prepare(trial.model, trial.problem, trial.rng("preparation"))
+    preparing = time.perf_counter() - started
+    run = Run(
+        trial.model,
+        method,
+        train.inputs,
+        train.labels,
+        budget,
+        schedule=trial.cell.schedule,
+        order=_rng(trial.cell, "data order"),
+        noise=trial.rng("noise"),
+        prepared=prepared,
+    )
+    watch = _Watch(trial, preparing)
+    body["curve"] = watch.curve
+    fitted = fit(run, watch=watch)
+    body["spent"] = {
+        "steps": fitted.steps,
+        "passes": fitted.passes,
+        "batch": budget.batch,
+        "n_train": budget.n_train,
+    }
+    body["seconds"]["train"] = preparing + fitted.seconds
+    return fitted
+
+
+@dataclass
+class _Watch:
+    """Called at the end of every epoch: a point of the learning curve."""
+
+    trial: _Trial
+    preparing: float  # seconds before the loop, part of the training time
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = self.trial.rng("watching")
+        self.modes = metrics.modes(self.trial.model)
+
+    def __call__(self, epoch: Epoch) -> None:
+        before, self.modes = self.modes, metrics.modes(self.trial.model)
+        self.curve.append(
+            {
+                "epoch": epoch.epoch,
+                "step": epoch.step,
+                "seconds": self.preparing + epoch.seconds,
+                "train_loss": epoch.train_loss,
+                "validation_accuracy": self._accuracy(),
+                "flip_rate": metrics.flip_rate(before, self.modes),
+                "decided": metrics.decided_share(self.trial.model),
+            }
+        )
+
+    @torch.no_grad()
+    def _accuracy(self) -> float:
+        model, problem = self.trial.model, self.trial.problem
+        (reading,) = self.trial.method.predictors[0].readings(model, self.rng)
+        statistics = reestimate(model, reading, problem.train.inputs, self.rng, examples=WATCHED_EXAMPLES)
+        scores = logits(model, reading, statistics, problem.validation.inputs, self.rng)
+        return metrics.accuracy(scores, problem.validation.labels)
+
+
+def _predict(trial: _Trial, rule: Predictor) -> Prediction:
+    problem = trial.problem
+    sets = (problem.validation.inputs, problem.test.inputs)
+    return predict(
+        trial.model, audited(rule, trial.own), problem.train.inputs, sets, trial.rng("prediction", rule.name)
+    )
+
+
+def _score(trial: _Trial, predictions: dict[str, Prediction]) -> list[dict[str, Any]]:
+    """One output temperature a rule, fitted on validation; the test labels are read once, for all rules together."""
+    labels = trial.problem.validation.labels
+    temperatures = {name: metrics.fit_temperature(p.scores[0], labels) for name, p in predictions.items()}
+
+    def scored(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        tempered = metrics.summary(metrics.scores_at(scores, temperatures[name]), labels)
+        return {**tempered, "nll_untempered": metrics.nll(scores, labels)}
+
+    test = trial.problem.test.score({name: p.scores[1] for name, p in predictions.items()}, scored)
+    return [
+        {
+            "prediction": rule.name,
+            "networks": rule.networks,
+            "weight_bits": rule.weight_bits,
+            "activation_bits": trial.model.activation_bits,
+            "temperature": temperatures[rule.name],
+            "metrics": {
+                "validation": scored(rule.name, predictions[rule.name].scores[0], labels),
+                "test": test[rule.name],
+            },
+        }
+        for rule in trial.method.predictors
+    ]
+
+
+def _declared(method: Method, model: Network) -> dict[str, Any]:
+    return {
+        "weight_bits": method.weight_bits,
+        "activation_bits": model.activation_bits,
+        "teacher": method.teacher,
+        "draws": method.draws,
+    }
+
+
+def _weights(model: Network) -> dict[str, Any]:
+    return {
+        "decided": metrics.decided_share(model),
+        "binary": sum(math.prod(law.shape) for _, law in laws(model) if law.levels is not None),
+        "real": sum(p.numel() for p in real_parameters(model)),
+    }
+
+
+def _state(model: Network, predictions: dict[str, Prediction]) -> dict[str, Any]:
+    return {
+        "model": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+        "statistics": {
+            rule: [{k: v.cpu() for k, v in s.state().items()} for s in p.statistics] for rule, p in predictions.items()
+        },
+    }
+
+
+def _rng(cell: Cell, *purpose: str, device: str = "cpu") -> Rng:
+    return seeds.generator(cell.study, *purpose, cell.problem, cell.seed, device=device)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def _without_nan(value: Any) -> Any:
+    """Plain data with None for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
