@@ -5,6 +5,8 @@ A layer is bilinear in (signal, weights) and offers only that contraction; how w
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -39,6 +41,8 @@ class InputLinear(nn.Module):
 
     def __init__(self, law: WeightLaw, *, shift: float, scale: float, maximum: float, dropout: float) -> None:
         super().__init__()
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"first layer: scale must be finite and > 0 (got {scale})")
         fan_in = law.shape[1]
         if fan_in * maximum >= 2**24:
             raise ValueError(
@@ -74,6 +78,10 @@ class BatchNorm(nn.Module):
 
     def __init__(self, channels: int, *, affine: bool, eps: float, momentum: float) -> None:
         super().__init__()
+        if not (eps > 0 and math.isfinite(eps)):
+            raise ValueError(f"network.eps must be finite and > 0 (got {eps})")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"network.momentum must be in [0, 1] (got {momentum})")
         self.name = ""
         self.eps = eps
         self.momentum = momentum

@@ -57,6 +57,11 @@ class Fixed:
     def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
         if tape is not None:
             raise UnsupportedReading("Fixed weights predict and have no pull-back; train with Draw(surrogate)")
+        if law not in self.weights:
+            raise UnsupportedReading(
+                f"fixed weights of another network: no weights for this {type(law).__name__} of shape "
+                f"{tuple(law.shape)}; fix them anew with mode_weights(model) or drawn_weights(model, rng)"
+            )
         return contract(x, self.weights[law])
 
 

@@ -109,19 +109,16 @@ class Estimation:
         return F.batch_norm(h, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
+@dataclass(frozen=True)
 class Evaluation:
     """Stored statistics, dropout off: h * scale + bias per channel, two roundings, no fused multiply-add."""
 
-    training = False
-
-    def __init__(self, statistics: Statistics) -> None:
-        self.statistics = statistics
-        self._affine: dict[str, tuple[Tensor, Tensor]] = {}
+    statistics: Statistics
+    training: bool = False
 
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
-        if name not in self._affine:
-            self._affine[name] = self.statistics.affine(name, norm)
-        scale, bias = (v.reshape(1, -1, *[1] * (h.ndim - 2)) for v in self._affine[name])
+        # formed anew for each batch (C numbers): a kept pair would go stale when the layer's gain moves
+        scale, bias = (v.reshape(1, -1, *[1] * (h.ndim - 2)) for v in self.statistics.affine(name, norm))
         return torch.add(torch.mul(h, scale), bias)
 
 
