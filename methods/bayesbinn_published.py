@@ -38,7 +38,7 @@ def bayesbinn_published(
         law=law,
         train=lambda progress: Reading(Draw(FlooredRelaxedSign(temperature, stabiliser)), activations),
         solvers=lambda model, budget: [
-            GeometricSGD(binary_coordinates(model), lr=lr, scale=budget.n_train, momentum=momentum, decay=1.0),
+            GeometricSGD(binary_coordinates(model), lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0),
             *real_solvers(real_parameters(model), lr=1e-3),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],
