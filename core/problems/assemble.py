@@ -123,6 +123,6 @@ def standardised(
         mean, deviation = wide[train].mean(0), wide[train].std(0)
         constant = np.ptp(wide[train], axis=0) == 0  # its deviation can be a rounding error instead of 0
         result: ndarray = ((wide - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
-    if not np.isfinite(result).all():
+    if not (np.isfinite(deviation).all() and np.isfinite(result).all()):
         raise ProblemUnavailable(f"{name}: x is too large to be standardised\nRescale the features.")
     return result

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.architectures import InputForm
-from core.problems import embedded, image_files, npz
+from core.problems import image_files, npz
 from core.problems.assemble import Source, assemble
+from core.problems.built_in import BUILT_IN
 from core.problems.interface import Description, Problem, UnknownProblem
 
 DATA_VARIABLE = "BITRELAX_DATA"
@@ -18,16 +18,18 @@ OWN_DATA = "Your own data: idx:FOLDER (train-/t10k- idx files) or npz:FILE (arra
 
 
 @dataclass(frozen=True)
-class BuiltIn:
-    """A problem of ours. form: its fixed normalisation, None for standardised features.
+class OwnData:
+    """A kind of problem made of a user's files: KIND:PLACE. locate looks for the files, read reads them."""
 
-    split: SHA-256 of the index arrays of its split (`splits.digest`); a test recomputes it, loading asserts it.
-    """
+    title: str
+    locate: Callable[[str, Path], object]
+    read: Callable[[str, Path], Source]
 
-    description: Description
-    read: Callable[[Description, Path | None], Source]
-    form: InputForm | None
-    split: str
+
+OWN_KINDS: Mapping[str, OwnData] = {
+    "idx": OwnData("idx images in {}", image_files.locate_folder, image_files.read_folder),
+    "npz": OwnData("arrays in {}", npz.locate, npz.read),
+}
 
 
 def names() -> tuple[str, ...]:
@@ -37,17 +39,12 @@ def names() -> tuple[str, ...]:
 
 def describe(name: str) -> Description:
     """What is known of a problem without reading data. Raises UnknownProblem."""
-    kind, colon, place = name.partition(":")
+    kind, _, place = name.partition(":")
     if name in BUILT_IN:
         return BUILT_IN[name].description
-    if colon and kind in USER_TITLES and place:
-        return Description(
-            name=name,
-            title=USER_TITLES[kind].format(place),
-            network_options={"widths": (256, 256)},
-            batch=64,
-            epochs=20,
-        )
+    if kind in OWN_KINDS and place:
+        title = OWN_KINDS[kind].title.format(place)
+        return Description(name=name, title=title, network_options={"widths": (256, 256)}, batch=64, epochs=20)
     raise UnknownProblem(_unknown_message(name))
 
 
@@ -73,20 +70,20 @@ def checksums(name: str, data_dir: Path | None) -> dict[str, str]:
 
 def locate(name: str, data_dir: Path | None) -> None:
     """Raises ProblemUnavailable, as `load` would, where a file of the problem is absent; opens none."""
-    description, path = describe(name), _user_path(name)
-    if description.files:
+    description = describe(name)
+    if name in BUILT_IN:
         image_files.locate(description, _root(data_dir))
-    elif name.startswith("idx:"):
-        image_files.locate_folder(name, path)
-    elif name.startswith("npz:"):
-        npz.locate(name, path)
+    else:
+        kind, path = _own(name)
+        kind.locate(name, path)
 
 
 def _read(name: str, data_dir: Path | None) -> Source:
     description = describe(name)
     if name in BUILT_IN:
         return BUILT_IN[name].read(description, _root(data_dir))
-    return USER_READERS[name.partition(":")[0]](name, _user_path(name))
+    kind, path = _own(name)
+    return kind.read(name, path)
 
 
 def _root(data_dir: Path | None) -> Path | None:
@@ -96,122 +93,12 @@ def _root(data_dir: Path | None) -> Path | None:
     return Path(variable).expanduser() if variable else None
 
 
-def _user_path(name: str) -> Path:
-    return Path(name.partition(":")[2]).expanduser()
+def _own(name: str) -> tuple[OwnData, Path]:
+    kind, _, place = name.partition(":")
+    return OWN_KINDS[kind], Path(place).expanduser()
 
 
 def _unknown_message(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown problem {name!r}{hint}\nProblems: {', '.join(BUILT_IN)}.\n{OWN_DATA}"
-
-
-def _images(pool: int) -> Callable[[Description, Path | None], Source]:
-    return lambda description, root: image_files.read_known(description, root, pool=pool)
-
-
-def _pixels(side: int, mean: float, deviation: float, maximum: float) -> InputForm:
-    return InputForm(side * side, mean, deviation, maximum, integer=True)
-
-
-USER_TITLES = {"idx": "idx images in {}", "npz": "arrays in {}"}
-USER_READERS = {"idx": image_files.read_folder, "npz": npz.read}
-
-MNIST_FILES = image_files.mnist_files(
-    "MNIST",
-    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-)
-FASHION_MNIST_FILES = image_files.mnist_files(
-    "FashionMNIST",
-    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-)
-# Mean and deviation of all pixels together, to four decimals. digits: of the training split, in raw units.
-# MNIST, Fashion-MNIST: of the 60,000 training images in units of the full range, as the literature has them.
-DIGITS_PIXELS = _pixels(8, 4.8793, 6.0118, 16.0)
-MNIST_PIXELS = _pixels(28, 0.1307 * 255, 0.3081 * 255, 255.0)
-FASHION_MNIST_PIXELS = _pixels(28, 0.2860 * 255, 0.3530 * 255, 255.0)
-
-_BUILT_IN = (
-    BuiltIn(
-        Description(
-            name="digits",
-            title="8x8 handwritten digits (scikit-learn)",
-            network_options={"widths": (128,)},
-            batch=32,
-            epochs=30,
-        ),
-        read=lambda description, root: embedded.digits(),
-        form=DIGITS_PIXELS,
-        split="552d1b25565355cca38f8749aca8d9cc9695b2ffd7f133c6220ba688681e8ef6",
-    ),
-    BuiltIn(
-        Description(
-            name="breast-cancer",
-            title="breast cancer Wisconsin, 30 features (scikit-learn)",
-            network_options={"widths": (64,)},
-            batch=32,
-            epochs=30,
-        ),
-        read=lambda description, root: embedded.breast_cancer(),
-        form=None,
-        split="bde6b000cca2c56ab17f7e8bcd9774bfbd2f9b5f92ed18ae49bfbbe9fab99a01",
-    ),
-    BuiltIn(
-        Description(
-            name="moons",
-            title="two moons in the plane (generated)",
-            network_options={"widths": (64, 64)},
-            batch=32,
-            epochs=60,
-        ),
-        read=lambda description, root: embedded.moons(),
-        form=None,
-        split="d798113d6adcdd75e6f41bcaa3972535f8dee386cd699bf04251d94135c5f7fd",
-    ),
-    BuiltIn(
-        Description(
-            name="mnist",
-            title="MNIST, 28x28 handwritten digits",
-            network_options={"widths": (512, 512)},
-            batch=100,
-            epochs=5,
-            files=MNIST_FILES,
-        ),
-        read=_images(60_000),
-        form=MNIST_PIXELS,
-        split="35681c4fadb8e2f6e79ebbd4b12dbdc6a82d500ef273d79bcc9e7ac90d6db449",
-    ),
-    BuiltIn(
-        Description(
-            name="mnist-10k",
-            title="MNIST, the first 10,000 training images",
-            network_options={"widths": (256,)},
-            batch=100,
-            epochs=5,
-            files=MNIST_FILES,
-        ),
-        read=_images(10_000),
-        form=MNIST_PIXELS,
-        split="459605e1eefa73150ac57961221081143d40498627fffad4d929ce51337b9fb5",
-    ),
-    BuiltIn(
-        Description(
-            name="fashion-mnist",
-            title="Fashion-MNIST, 28x28 articles of clothing",
-            network_options={"widths": (512, 512)},
-            batch=100,
-            epochs=5,
-            files=FASHION_MNIST_FILES,
-        ),
-        read=_images(60_000),
-        form=FASHION_MNIST_PIXELS,
-        split="95ee4265b4afc150caea30a747e360bddb9f1b63fea2f3f13722438bb8df8150",
-    ),
-)
-BUILT_IN: Mapping[str, BuiltIn] = {entry.description.name: entry for entry in _BUILT_IN}

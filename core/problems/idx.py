@@ -13,8 +13,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import UInt8
@@ -67,19 +68,19 @@ def _sizes(path: Path, header: bytearray, dimensions: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            yield gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[misc]  # a GzipFile reads as IO[bytes]
+            yield gzip.GzipFile(fileobj=raw) if packed else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         _fail(path, f"cannot be decompressed: {error}", DAMAGED, cause=error)
     except OSError as error:
         _fail(path, f"cannot be read: {error.strerror or error}", "Check that it is a readable file.", cause=error)
 
 
-def _take(stream: IO[bytes], count: int) -> bytearray:
+def _take(stream: BufferedIOBase, count: int) -> bytearray:
     """Up to `count` bytes, in blocks: memory grows with what is there, not with what a header says."""
     taken = bytearray()
     while len(taken) < count and (block := stream.read(min(BLOCK, count - len(taken)))):

@@ -45,10 +45,10 @@ def read(name: str, path: Path) -> Source:
 def _arrays(name: str, path: Path) -> dict[str, ndarray]:
     wanted = [key for pair in PAIRS for key in pair]
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, ndarray):
-            _fail(name, f"{path} holds one unnamed array", "Save it as np.savez(FILE, x=..., y=...).")
-        with loaded:
+        with path.open("rb") as file:  # opened here: np.load leaks the handle of a damaged file that it opened
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, ndarray):
+                _fail(name, f"{path} holds one unnamed array", "Save it as np.savez(FILE, x=..., y=...).")
             if not {"x", "y"} & set(loaded.files):
                 held = ", ".join(sorted(loaded.files)) or "nothing"
                 _fail(name, f"no arrays x and y; {path} holds {held}", "Save it as np.savez(FILE, x=..., y=...).")
