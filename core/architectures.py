@@ -85,18 +85,24 @@ ARCHITECTURES: Mapping[str, Callable[..., Network]] = {"mlp": mlp}
 
 def defaults(name: str) -> dict[str, Any]:
     """The architecture's keyword options with their defaults: the schema of `--set network.KEY=VALUE`."""
-    parameters = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    parameters = inspect.signature(_architecture(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def build(name: str, form: InputForm, classes: int, law: LawFactory, rng: Rng, **options: Any) -> Network:
     """The named architecture for a problem's inputs and classes, its laws initialised from `rng`."""
-    return ARCHITECTURES[name](form, classes, law, rng, **options)
+    return _architecture(name)(form, classes, law, rng, **options)
 
 
 def real_law(shape: torch.Size, rng: Rng) -> Real:
     """Real weights, uniform in +-sqrt(3 / fan_in): unit gain on unit-variance inputs."""
     return Real(initial_uniform(shape, rng) * math.sqrt(3 / math.prod(shape[1:])))
+
+
+def _architecture(name: str) -> Callable[..., Network]:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"network.name must be one of {', '.join(ARCHITECTURES)} (got {name!r})")
+    return ARCHITECTURES[name]
 
 
 def _input_layer(law: WeightLaw, form: InputForm, dropout: float) -> InputLinear:

@@ -107,7 +107,7 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"dropout must be in [0, 1) (got {p})")
+            raise ValueError(f"network.dropout must be in [0, 1) (got {p})")
         self.p = p
 
     def forward(self, x: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:

@@ -7,6 +7,7 @@ trained on relaxed or sampled weights and deployed with signs can lose tens of p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -63,19 +64,22 @@ def predict(model: nn.Module, rule: Predictor, train_inputs: Tensor, sets: tuple
     Both are raw inputs of the problem, any dtype. Raises ValueError when the rule yields another number of networks
     than it declares.
     """
+    # probabilities are summed as logarithms: a class that every network excludes keeps a finite score
+    add = torch.logaddexp if rule.combine == "probabilities" else torch.add
     totals: list[Tensor] = []
     statistics: list[Statistics] = []
     for reading in rule.readings(model, rng):
         statistics.append(reestimate(model, reading, train_inputs, rng))
         scores = [logits(model, reading, statistics[-1], inputs, rng) for inputs in sets]
         if rule.combine == "probabilities":
-            scores = [s.softmax(1) for s in scores]
-        totals = scores if not totals else [t + s for t, s in zip(totals, scores, strict=True)]
+            scores = [s.log_softmax(1) for s in scores]
+        totals = scores if not totals else [add(t, s) for t, s in zip(totals, scores, strict=True)]
     if len(statistics) != rule.networks:
         raise ValueError(f"rule {rule.name!r} declares {rule.networks} networks but averaged {len(statistics)}")
-    averages = [t / rule.networks for t in totals]
     if rule.combine == "probabilities":
-        averages = [a.log() for a in averages]
+        averages = [t - math.log(rule.networks) for t in totals]
+    else:
+        averages = [t / rule.networks for t in totals]
     return Prediction(tuple(averages), tuple(statistics))
 
 
@@ -96,9 +100,14 @@ def reestimate(
 def logits(
     model: nn.Module, reading: Reading, statistics: Statistics, inputs: Tensor, rng: Rng
 ) -> Float[Tensor, "N C"]:
-    """The network's logits under stored statistics, in batches (the result does not depend on them)."""
+    """The network's logits under stored statistics, in batches.
+
+    The batches do not change the result: bit for bit where every sum is of whole numbers (signs on signs, signs on
+    pixels), to rounding where activations or inputs are real (a matrix product may order its sums by its size).
+    """
     evaluation = reading.during(Evaluation(statistics))
-    return torch.cat([model(as_float(batch, model), evaluation, rng) for batch in torch.split(inputs, EVALUATION_BATCH)])
+    batches = torch.split(inputs, EVALUATION_BATCH)
+    return torch.cat([model(as_float(batch, model), evaluation, rng) for batch in batches])
 
 
 def as_float(inputs: Tensor, model: nn.Module) -> Tensor:

@@ -233,7 +233,7 @@ def test_dropped_entries_take_no_gradient():
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_dropout_outside_zero_to_one_is_refused_with_the_value(p):
-    with pytest.raises(ValueError, match=rf"dropout must be in \[0, 1\) \(got {p}\)"):
+    with pytest.raises(ValueError, match=rf"network.dropout must be in \[0, 1\) \(got {p}\)"):
         Dropout(p)
 
 
