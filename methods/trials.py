@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from core.seeds import generator
 from methods import make
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 192, 12, 3, 32
-STEPS = 300  # 50 epochs
+STEPS = 180  # 30 epochs
 FORM = InputForm(FEATURES, shift=127.5, scale=64.0, maximum=255.0, integer=True)
 
 Network = list[tuple[WeightLaw, list[Tensor]]]  # every read of one network: the law, the weights it was contracted with
@@ -43,9 +44,11 @@ def start(
 ) -> Run:
     """A fresh run of method `name` on an MLP 12-16-8-3. real_parts: a real last layer and affine batch norm.
 
-    Sets torch's global generator to `global_seed`, so that only noise which ignores `rng` can depend on it.
+    Seeds the global generators with `global_seed`: only noise that ignores `rng` can depend on it.
     """
     torch.manual_seed(global_seed)
+    np.random.seed(global_seed)
+    random.seed(global_seed)
     method = make(name, **hyperparameters)
     if not isinstance(method, Method):
         raise TypeError(f"the factory returned a {type(method).__name__}; it must return a core.interface.Method")
@@ -104,16 +107,16 @@ def differences(a: Any, b: Any) -> list[str]:
     return sorted(p for p in left.keys() | right.keys() if not _equal(left.get(p), right.get(p)))
 
 
-def global_states() -> tuple[str, ...]:
-    """The states of the global generators of torch, NumPy and Python, comparable by ==."""
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    key = numpy_state["state"]
-    return (
-        torch.get_rng_state().numpy().tobytes().hex(),
-        f"{key['key'].tobytes().hex()}:{key['pos']}",
-        repr(random.getstate()),
-    )
+@contextmanager
+def global_generators_restored() -> Iterator[None]:
+    """Puts the global generators of torch (every device), NumPy and Python back at the end."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 @dataclass
