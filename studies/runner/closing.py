@@ -5,33 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies import analysis
+from rich.console import Console
+
+from studies.analysis import output, tables, text, tidy
 from studies.runner.manifest import manifest
 from studies.runner.progress import FINE
-from studies.runner.session import Done
+from studies.runner.records import Record, StorageError
+from studies.runner.session import Done, Refused
 
 DONE, FAILED = 0, 3
 
 
 def conclude(done: Done, *, command: Sequence[str]) -> int:
-    """Write and print the results of a run; the exit code: 3 when some cell has none. command: as typed."""
+    """Write and print the results of a run; the exit code: 3 when some cell has none. command: as typed.
+
+    Raises Refused when the output folder does.
+    """
     records, plan = done.records, done.plan
     made = manifest(command, started=done.started, workers=plan.workers, backend=plan.backend, records=records)
-    paths = analysis.publish(records, plan.out, made)
-    print()
-    print(analysis.text.render(analysis.tables.summary(analysis.tidy.rows(records))))
+    try:
+        paths = output.publish(records, plan.out, made)
+    except StorageError as error:
+        raise Refused(str(error)) from error
+    print(flush=True)
+    text.show(tables.summary(tidy.rows(records)), Console(highlight=False))
     failed = [record for record in records if record["status"] not in FINE]
     if failed:
-        print(f"\n{len(failed)} of {len(records)} cells have no result:")
-        for record in failed:
-            label = f"{record['problem']} / {record['method']} / seed {record['seed']}"
-            print(f"  {label}  {record['status']}: {record['reason']}")
-    print(f"\nfiles: {_listed(paths, plan.out)}\nthe same command runs only what is missing")
+        print(_named(failed, len(records)))
+    print(f"files: {_listed(paths, plan.out)}\nthe same command runs only what is missing")
     return FAILED if failed else DONE
+
+
+def _named(failed: Sequence[Record], cells: int) -> str:
+    lines = [f"{len(failed)} of {cells} cells have no result:"]
+    for record in failed:
+        label = f"{record['problem']} / {record['method']} / seed {record['seed']}"
+        lines.append(f"  {label}  {record['status']}: {record['reason']}")
+    return "\n".join(lines)
 
 
 def _listed(paths: Sequence[Path], out: Path) -> str:
     """Files in the folder by name, those in folders below it by the folder."""
-    names = dict.fromkeys(f"{p.relative_to(out).parts[0]}{'/' if p.parent != out else ''}" for p in paths)
+    names = dict.fromkeys(f"{p.relative_to(out).parts[0]}{'' if p.parent == out else '/'}" for p in paths)
     first, *others = names
     return ", ".join([str(out / first), *others])

@@ -59,7 +59,7 @@ def _method(name: str) -> list[str]:
     first = (sys.modules[methods.origin(name).module].__doc__ or "").strip().splitlines()
     return [
         f"  {name}  {first[0] if first else ''}",
-        *_wrapped(_setting(key.name, key.default) for key in keys.values()),
+        *_wrapped(_setting(key.name, key.default) for key in keys),
     ]
 
 
