@@ -1,3 +1,25 @@
-"""One file a question, each runnable with `python -m studies.NAME`."""
+"""One file a question, each runnable with `python -m studies.NAME`; `studies.load` reads what one left."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 BELONGS_TO = "bitrelax"
+
+
+def load(path: str | os.PathLike[str]) -> DataFrame:
+    """The tidy rows of an output folder, one number a row; columns: see `studies.analysis.tidy.ROWS`.
+
+    Raises FileNotFoundError when the folder has no records.
+    """
+    from pathlib import Path
+
+    from studies.analysis.output import (
+        read_rows,
+    )  # late: every command imports this package, and --help must be instant
+
+    return read_rows(Path(path))

@@ -1,0 +1,153 @@
+"""Test accuracy: a row an entry, a panel a problem; mean, 95 % interval, and every seed.
+
+Rows stand under their bits, since only rows of equal bits are ranked. The control (real weights in its mode rule) is
+also a grey band across its panel. What lies far below the rest is drawn at the edge with its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from studies.analysis import marks
+from studies.analysis.tidy import labelled
+
+ROW_INCHES, PANEL_INCHES = 0.34, 2.9
+SEEDS_BELOW = 0.3  # seeds lie this far under their mean, in rows
+LEAST_SPREAD = 0.5  # points of accuracy: closer entries never make an outlier of each other
+Row = tuple[Any, ...]  # weight bits, activation bits, name, prediction
+BITS = ["weight_bits", "activation_bits"]
+
+
+def accuracy(rows: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
+    """The figure, from `tidy.rows` and `tables.summary` of them."""
+    means = _named(table[(table["metric"] == "accuracy") & (table["n"] > 0)])
+    seeds = _named(labelled(rows)[lambda f: (f["split"] == "test") & (f["metric"] == "accuracy") & f["value"].notna()])
+    lines = _lines(means)
+    panels = marks.places(means)
+    columns = min(marks.PANEL_COLUMNS, len(panels))
+    height = -(-len(panels) // columns)
+    figure = Figure(
+        (2.3 + PANEL_INCHES * columns, 1.5 + (0.6 + ROW_INCHES * len(lines)) * height), layout="constrained"
+    )
+    axes = figure.subplots(height, columns, sharey=True, squeeze=False).ravel()
+    for ax, place in zip(axes, panels, strict=False):
+        _panel(ax, marks.within(means, place), marks.within(seeds, place), lines)
+        ax.set_title(marks.panel_title(place), loc="left")
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    _label(axes[0], lines)
+    figure.suptitle("\n".join(filter(None, [title, "Test accuracy: mean and 95 % interval (Student t over seeds)"])))
+    figure.legend(handles=_legend(means), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    names = [marks.name(*pair) for pair in zip(frame["method"], frame["variant"], strict=True)]
+    return frame.assign(entry=pd.Series(names, index=frame.index, dtype="str"))
+
+
+def _lines(means: pd.DataFrame) -> list[Row]:
+    """The figure's rows, top first: for each pair of bits a heading (no name), then entries from best to worst.
+
+    The order is that of the mean over problems, the same in every panel.
+    """
+    overall = means.groupby([*BITS, "entry", "prediction"])["mean"].mean().reset_index()
+    lines: list[Row] = []
+    for bits, block in overall.groupby(BITS):
+        lines.append((*bits, "", ""))
+        block = block.sort_values(["mean", "entry", "prediction"], ascending=[False, True, True])
+        lines += [(*bits, entry, rule) for entry, rule in zip(block["entry"], block["prediction"], strict=True)]
+    return lines
+
+
+def _panel(ax: Axes, means: pd.DataFrame, seeds: pd.DataFrame, lines: Sequence[Row]) -> None:
+    low = marks.floor(100 * seeds["value"], 100 * means["mean"], least=LEAST_SPREAD)
+    high = 100 * max(seeds["value"].max(), means["ci_high"].max())
+    margin = 0.06 * max(high - low, LEAST_SPREAD)
+    ax.set_xlim(low - margin, high + margin)
+    ax.set_xlabel("accuracy (%)")
+    ax.yaxis.grid(False)
+    ax.hlines(
+        [y for y, line in enumerate(lines) if line[2]], 0, 1, transform=ax.get_yaxis_transform(), color="0.9", lw=0.8
+    )
+    _control(ax, means)
+    shapes = marks.markers([line[3] for line in lines if line[3]])
+    palette = marks.colours(sorted({line[2] for line in lines if line[2]}))
+    for y, line in enumerate(lines):
+        for _, row in means[_is(means, line)].iterrows():  # one, or none where the entry did not run
+            colour = palette[line[2]]
+            _seeds(ax, y, 100 * seeds[_is(seeds, line)]["value"], low, colour)
+            _mean(ax, y, row, low, colour, shapes[line[3]])
+
+
+def _seeds(ax: Axes, y: int, values: pd.Series, low: float, colour: Any) -> None:
+    inside = values[values >= low]
+    dots = {"color": colour, "alpha": 0.55, "linewidths": 0, "clip_on": False, "zorder": 3}
+    ax.scatter(inside, [y + SEEDS_BELOW] * len(inside), s=7, **dots)
+    if 0 < len(inside) < len(values):
+        ax.scatter(ax.get_xlim()[0], y + SEEDS_BELOW, s=9, marker="<", **dots)
+
+
+def _mean(ax: Axes, y: int, row: pd.Series, low: float, colour: Any, shape: str) -> None:
+    mean = 100 * row["mean"]
+    if mean < low:
+        left = ax.get_xlim()[0]
+        ax.plot(left, y, "<", ms=6, color=colour, clip_on=False, zorder=6)
+        beside = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": "small", "color": "0.25"}
+        ax.annotate(f"{mean:.1f}", (left, y), **beside)
+        return
+    if pd.notna(row["ci_low"]):
+        ax.plot([100 * row["ci_low"], 100 * row["ci_high"]], [y, y], color=colour, lw=1.8, zorder=4)
+    face = colour if row["weight_bits"] == 1 else "white"
+    ax.plot(mean, y, shape, ms=6, mew=1.4, mec=colour, mfc=face, zorder=5)
+
+
+def _is(frame: pd.DataFrame, line: Row) -> pd.Series:
+    weights, activations, entry, rule = line
+    bits = (frame["weight_bits"] == weights) & (frame["activation_bits"] == activations)
+    return bits & (frame["entry"] == entry) & (frame["prediction"] == rule)
+
+
+def _control(ax: Axes, means: pd.DataFrame) -> None:
+    for _, row in means[_is_control(means)].iterrows():
+        if pd.notna(row["ci_low"]):
+            ax.axvspan(100 * row["ci_low"], 100 * row["ci_high"], color="0.85", lw=0, zorder=1)
+        ax.axvline(100 * row["mean"], color="0.55", lw=1, zorder=1)
+
+
+def _is_control(means: pd.DataFrame) -> pd.Series:
+    return (means["prediction"] == "mode") & (means["weight_bits"] > 1)
+
+
+def _label(ax: Axes, lines: Sequence[Row]) -> None:
+    """Row names on the left; headings in bold. The axis is shared, so this labels every panel of the first column."""
+    labels = [
+        f"{entry}  {rule}" if entry else f"W{weights}/A{activations}" for weights, activations, entry, rule in lines
+    ]
+    ax.set_yticks(range(len(lines)), labels)
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    for tick, line in zip(ax.yaxis.get_major_ticks(), lines, strict=True):
+        tick.label1.set_fontweight("normal" if line[2] else "bold")
+
+
+def _legend(means: pd.DataFrame) -> list[Line2D | Patch]:
+    def disc(**style: Any) -> Line2D:
+        return Line2D([], [], **{"ls": "", "marker": "o", "ms": 6, "mec": "0.3", "mfc": "0.3", **style})
+
+    handles: list[Line2D | Patch] = [
+        disc(marker=shape, label=f"rule: {rule}") for rule, shape in marks.markers(list(means["prediction"])).items()
+    ]
+    if (means["weight_bits"] > 1).any():
+        handles.append(disc(mfc="white", label="hollow: real weights"))
+    handles.append(disc(ms=3, mec="none", label="one seed"))
+    handles.append(disc(marker="", label="W/A: bits of weights, activations"))
+    if _is_control(means).any():
+        handles.append(Patch(color="0.85", label="control, mean and interval"))
+    return handles

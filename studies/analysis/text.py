@@ -1,0 +1,118 @@
+"""The summary as it is read on a screen or in a log: a table a problem, a section a pair of bits, and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from studies.analysis.tables import CONFIG, smallest_p
+
+WIDTH = 100  # columns of a log line, and the most that a table takes on a terminal
+MARKS = {"best": "*", "tied": "="}
+COLUMNS = ("", "method", "prediction", "nets", "acc %", "sd", "95 % CI", "NLL", "ECE", "train s", "n", "fail")
+LEFT = ("", "method", "prediction")
+SIGNIFICANT_PAIRS = 6  # seeds from which on an exact paired test can reach p < 0.05
+
+
+def show(summary: pd.DataFrame, console: Console) -> None:
+    """Print the tables and footnotes: as wide as a terminal is up to WIDTH, always WIDTH where there is no terminal."""
+    console.print(render(summary), width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+
+
+def plain(summary: pd.DataFrame) -> str:
+    """The same as plain text, WIDTH columns, without colours."""
+    console = Console(width=WIDTH, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        show(summary, console)
+    return captured.get()
+
+
+def render(summary: pd.DataFrame) -> RenderableType:
+    """Tables and footnotes for rich, from `tables.summary`."""
+    if summary.empty:
+        return Text("no cells, so no table")
+    entries = _entries(summary)
+    by_problem = entries.groupby(["study", "problem", "setting"], sort=True)
+    return Group(
+        *(_table(place, block) for place, block in by_problem), *(Text(note, style="dim") for note in _notes(entries))
+    )
+
+
+def _entries(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration and prediction: the accuracy row, with the means of other metrics beside it."""
+    wide = summary[summary["metric"] == "accuracy"].reset_index(drop=True)
+    rule = [*CONFIG, "prediction"]
+    for metric in ("nll", "ece"):
+        means = summary[summary["metric"] == metric][[*rule, "mean"]].rename(columns={"mean": metric})
+        wide = wide.merge(means, on=rule, how="left")
+    seconds = summary[summary["metric"] == "seconds_train"][[*CONFIG, "mean"]].rename(columns={"mean": "seconds"})
+    return wide.merge(seconds, on=CONFIG, how="left")
+
+
+def _table(place: tuple[str, str, str], entries: pd.DataFrame) -> Table:
+    study, problem, setting = place
+    title = Text(problem, style="bold").append(f"  {setting}" if setting else "", style="not bold")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), show_edge=False)
+    for name in COLUMNS:
+        left = name in LEFT
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left or not name)
+    for bits, block in entries.groupby(["weight_bits", "activation_bits"], dropna=False, sort=True):
+        table.add_row("", Text(_bits(*bits), style="italic dim"))
+        for _, entry in block.sort_values(["mean", "method", "variant"], ascending=[False, True, True]).iterrows():
+            table.add_row(*_cells(entry), style="bold" if entry["standing"] == "best" else None)
+        table.add_section()
+    return table
+
+
+def _cells(entry: pd.Series) -> Iterator[str]:
+    yield MARKS.get(entry["standing"], "")
+    yield f"{entry['method']} ({entry['variant']})" if entry["variant"] else entry["method"]
+    yield "" if pd.isna(entry["prediction"]) else entry["prediction"]
+    yield "" if pd.isna(entry["networks"]) else str(entry["networks"])
+    yield _number(100 * entry["mean"], 2)
+    yield _number(100 * entry["sd"], 2)
+    yield "–" if pd.isna(entry["ci_low"]) else f"{100 * entry['ci_low']:.2f}–{100 * entry['ci_high']:.2f}"
+    yield _number(entry["nll"], 3)
+    yield _number(entry["ece"], 3)
+    yield _number(entry["seconds"], 1)
+    yield str(entry["n"])
+    yield str(entry["failures"]) if entry["failures"] else ""
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _bits(weights: float, activations: float) -> str:
+    if pd.isna(weights) or pd.isna(activations):
+        return "bits unknown"  # no cell got as far as a network
+    return f"W{weights}/A{activations}"
+
+
+def _notes(entries: pd.DataFrame) -> Iterator[str]:
+    yield (
+        "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. nets: networks averaged. "
+        "W/A: bits of weights and activations (32: real); rows are ranked within equal bits only, paired by seed."
+    )
+    if (entries["standing"] != "").any():
+        yield (
+            "* best mean accuracy of its bits; = not told apart from it: "
+            "the 95 % CI of the paired difference includes 0 (uncorrected)."
+        )
+    seeds = int(entries["n"].max())
+    if seeds == 1:
+        yield "With 1 seed there is no interval and nothing can be ranked; use --seeds 6."
+    elif 1 < seeds < SIGNIFICANT_PAIRS:
+        yield (
+            f"With {seeds} seeds the smallest two-sided p of an exact paired test is {smallest_p(seeds):.4g}: "
+            "no difference can be significant at 0.05."
+        )
+    if (entries["failures"] > 0).any():
+        yield "fail: cells that diverged, crashed, failed or lacked data; means leave them out, and no mark is given."
+    if (entries["stale"] > 0).any():
+        yield "Some rows rest on cells of older code, kept by --reuse-stale: see `stale` in table.csv."
