@@ -7,6 +7,7 @@ Seconds count training only, not evaluation.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,13 +38,18 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Diverged:
-    """Why a run ended early: the first step (from 1) with a non-finite loss and the last finite loss before it."""
+    """Why a run ended early: the first step (from 1) with a non-finite loss and the last finite loss before it.
+
+    last_finite_loss is nan where there was none: at step 1, or at the first step of a continued run.
+    """
 
     step: int
     last_finite_loss: float
 
     def __str__(self) -> str:
-        return f"loss not finite at step {self.step}; last finite loss {self.last_finite_loss:.6g}"
+        last = self.last_finite_loss
+        before = f"last finite loss {last:.6g}" if math.isfinite(last) else "no finite loss before it"
+        return f"loss not finite at step {self.step}; {before}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class Run:
     """One training run that can be advanced step by step, saved and continued identically.
 
     inputs (N, *shape) raw and labels (N,) are resident tensors on the model's device. order: CPU generator of the
-    batch order. noise: generator on the model's device for weights, signs and dropout. Raises ClaimError.
+    batch order. noise: generator on the model's device for weights, signs and dropout. Raises ClaimError, and
+    ValueError for an unknown schedule or a budget that does not fit the data or what was prepared.
     """
 
     def __init__(
@@ -87,9 +94,10 @@ class Run:
         prepared: Prepared | None = None,
     ) -> None:
         self.model, self.method, self.inputs, self.labels, self.budget = model, method, inputs, labels, budget
-        self.factor = SCHEDULES[schedule]
         self.order, self.noise = order, noise
         self.prepared = prepared or Prepared()
+        _check_arguments(budget, schedule, self.prepared, len(inputs), len(labels))
+        self.factor = SCHEDULES[schedule]
         self.solvers = list(method.solvers(model, budget))
         check_claims(model, self.solvers)
         for group in self._groups():
@@ -110,19 +118,26 @@ class Run:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue identically: model, solvers, generators, data position, step."""
+        """Everything needed to continue identically: model, solvers, generators, data position, step.
+
+        A copy: unlike a module's `state_dict`, it stays what it is when the run goes on.
+        """
+        return copy.deepcopy(self._state())
+
+    def _state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "modules": {name: module.state_dict() for name, module in self.prepared.modules.items()},
             "solvers": [solver.state_dict() for solver in self.solvers],
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
-            "permutation": self._permutation.clone(),
+            "permutation": self._permutation,
             "done": self.done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; the run must have been built with the same arguments."""
+        state = copy.deepcopy(state)  # torch's optimizers keep the very tensors they load, and then move them
         self.model.load_state_dict(state["model"])
         for name, module in self.prepared.modules.items():
             module.load_state_dict(state["modules"][name])
@@ -130,7 +145,7 @@ class Run:
             solver.load_state_dict(saved)
         self.order.set_state(state["order"])
         self.noise.set_state(state["noise"])
-        self._permutation = state["permutation"].clone()
+        self._permutation = state["permutation"]
         self.done = state["done"]
 
     def _groups(self) -> Iterable[dict[str, Any]]:
@@ -202,3 +217,15 @@ def check_claims(model: nn.Module, solvers: Sequence[Optimizer]) -> None:
             raise ClaimError(f"parameter {name!r} is claimed by no solver; add it to one of the method's solvers")
         if len(owners) > 1:
             raise ClaimError(f"parameter {name!r} is claimed {len(owners)} times, by {' and '.join(owners)}")
+
+
+def _check_arguments(budget: Budget, schedule: str, prepared: Prepared, n_inputs: int, n_labels: int) -> None:
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} (got {schedule!r})")
+    if not budget.n_train == n_inputs == n_labels:
+        raise ValueError(
+            f"the budget is for {budget.n_train} training examples, but there are {n_inputs} inputs "
+            f"and {n_labels} labels"
+        )
+    if prepared.steps > budget.steps:
+        raise ValueError(f"prepare spent {prepared.steps} steps, more than the budget of {budget.steps}")

@@ -80,7 +80,7 @@ def test_the_mean_rule_is_the_network_of_real_weights_tanh_lambda():
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_an_ensemble_of_a_law_that_is_certain_is_the_mode_bitwise(k):
-    # (x + ... + x) / k = x in floating point for these k: products with 2 and 4 are exact, and fl(3 x) + x rounds to 4 x
+    # (x + ... + x) / k = x in floating point for these k: 2 x and 4 x are exact, and fl(3 x) + x rounds to 4 x
     model = certain()
     assert torch.equal(scores(model, ensemble(k, SIGNS)), scores(model, mode(SIGNS)))
 
