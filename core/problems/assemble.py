@@ -110,15 +110,18 @@ def pixel_moments(pixels: UInt8[ndarray, " *shape"]) -> tuple[float, float]:
 def standardised(
     name: str, features: Shaped[ndarray, " N *shape"], train: Int64[ndarray, " T"]
 ) -> Float[ndarray, " N *shape"]:
-    """(x - mean) / deviation per feature by training rows, in float64, then float32. A feature that is constant in
-    training is only shifted.
+    """(x - mean) / deviation per feature by training rows, in float64, then float32.
 
-    Raises ProblemUnavailable where a value is nan or infinite, or too large to be squared.
+    A feature that is constant in training is only shifted. Raises ProblemUnavailable where a value is nan or infinite,
+    or too large to be squared.
     """
     wide = features.astype(np.float64)
     if not np.isfinite(wide).all():
         row = int(np.argwhere(~np.isfinite(wide))[0][0])
-        raise ProblemUnavailable(f"{name}: row {row} of x holds nan or infinity\nFill in or drop such rows.")
+        raise ProblemUnavailable(
+            f"{name}: row {row} of x holds nan or infinity\n"
+            "Fill in or drop such rows (counted from 0; those of x_test follow those of x)."
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = wide[train].mean(0), wide[train].std(0)
         constant = np.ptp(wide[train], axis=0) == 0  # its deviation can be a rounding error instead of 0

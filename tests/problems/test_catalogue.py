@@ -182,7 +182,12 @@ def test_embedded_problems_are_located_without_a_data_folder(name: str, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("mnits", "; did you mean mnist?"), ("Digits", "; did you mean digits?"), ("brest-cancer", "breast-cancer?")],
+    [
+        ("mnits", "; did you mean mnist?"),
+        ("MNIST", "; did you mean mnist?"),
+        ("Digits", "; did you mean digits?"),
+        ("brest-cancer", "breast-cancer?"),
+    ],
 )
 def test_unknown_name_is_met_with_the_nearest_one(name: str, hint: str) -> None:
     for call in (problems.describe, lambda n: problems.load(n, None), lambda n: problems.checksums(n, None)):
