@@ -27,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STRIKES = 3  # deaths after which a task is given up
-PRELOADED = "studies.runner.measure"  # imports torch, core, solvers and methods
+PRELOADED = ("studies.runner.measure", "torch._dynamo")  # the second: a second's import at the first optimizer
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -89,7 +89,7 @@ def start_server() -> None:
     Call it early: it loads while the parent does something else. It and its workers get one thread for every
     numerical library, and ignore Ctrl-C, which is the parent's to handle.
     """
-    multiprocessing.set_forkserver_preload([PRELOADED])
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
     with _environment(dict.fromkeys(THREAD_VARIABLES, "1")), _interrupts_ignored():
         forkserver.ensure_running()
 

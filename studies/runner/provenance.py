@@ -23,7 +23,8 @@ def provenance(cell: Cell, data: Mapping[str, str]) -> Provenance:
     return Provenance(
         method_module=origin.module,
         method_version=origin.version,
-        method_source=hashlib.sha256(Path(origin.source_path).read_bytes()).hexdigest(),
+        # a module without a file is known by its version alone
+        method_source=hashlib.sha256(origin.source_path.read_bytes() if origin.source_path else b"").hexdigest(),
         core_source=source_hash(_folder(core)),
         solvers_source=source_hash(_folder(solvers)),
         torch_version=torch.__version__.partition("+")[0],

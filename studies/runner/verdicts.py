@@ -41,7 +41,15 @@ def examine(cells: Sequence[Cell], store: Store, data_dir: Path | None, *, reuse
     """A verdict for every cell. Reads records, sources and data; computes nothing, writes nothing but a quarantine."""
     records = store.read_all()
     data = {name: _checksums(name, data_dir) for name in {cell.problem for cell in cells}}
-    return [_verdict(cell, provenance(cell, data[cell.problem]), records, reuse_stale) for cell in cells]
+    # seeds and settings share a provenance; hashing the sources once for each of them is most of the time of a rerun
+    alike = {_sources(cell): cell for cell in cells}
+    now = {names: provenance(cell, data[cell.problem]) for names, cell in alike.items()}
+    return [_verdict(cell, now[_sources(cell)], records, reuse_stale) for cell in cells]
+
+
+def _sources(cell: Cell) -> tuple[str, str, str]:
+    """All of a cell that its provenance depends on."""
+    return cell.method, cell.problem, cell.device
 
 
 def _checksums(problem: str, data_dir: Path | None) -> Mapping[str, str]:
