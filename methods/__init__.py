@@ -24,6 +24,7 @@ BELONGS_TO = "bitrelax"
 GROUP = "bitrelax.methods"
 LISTED_FIRST = ("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published")
 RESERVED = ("network", "problem", "compare", "conformance")  # sections of a configuration, and our own module
+LONGEST_NAME = 40  # a column of every table
 
 F = TypeVar("F", bound="Callable[..., Method]")
 _FACTORIES: dict[str, Callable[..., Method]] = {}
@@ -73,7 +74,7 @@ def register(name: str) -> Callable[[F], F]:
     """
 
     def keep(factory: F) -> F:
-        _check_name(name)
+        check_name(name)
         _check_signature(name, factory)
         _check_free(name, factory)
         _FACTORIES[name] = factory
@@ -143,6 +144,17 @@ def broken_plugins() -> list[MethodError]:
     return broken
 
 
+def check_name(name: str) -> None:
+    """A method may be called `name`: lower-case words joined by "-", not RESERVED. Raises MethodError."""
+    if name in RESERVED:
+        raise MethodError(f"method name {name!r} cannot be had (reserved: {', '.join(RESERVED)}); choose another")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > LONGEST_NAME:
+        raise MethodError(
+            f"method name {name!r} must be lower-case words joined by '-', at most {LONGEST_NAME} letters, "
+            "such as 'my-method'"
+        )
+
+
 def _builtins() -> dict[str, str]:
     """Name -> module of every file here that registers something, by its text: nothing is imported."""
     files = sorted(Path(__file__).parent.glob("*.py"))
@@ -191,13 +203,6 @@ def _refusal(name: str, offers: Sequence[EntryPoint]) -> MethodError | None:
         listed = " and ".join(f"{_distribution(e)} ({e.value})" for e in offers)
         return DuplicateMethod(f"method {name!r} is offered by {listed}: uninstall one of them")
     return None
-
-
-def _check_name(name: str) -> None:
-    if name in RESERVED:
-        raise MethodError(f"method name {name!r} cannot be had (reserved: {', '.join(RESERVED)}); choose another")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise MethodError(f"method name {name!r} must be lower-case words joined by '-', such as 'my-method'")
 
 
 def _check_signature(name: str, factory: Callable[..., Method]) -> None:
