@@ -44,7 +44,7 @@ def accuracy(rows: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
         ax.set_visible(False)
     _label(axes[0], lines)
     figure.suptitle("\n".join(filter(None, [title, "Test accuracy: mean and 95 % interval (Student t over seeds)"])))
-    figure.legend(handles=_legend(means), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=_legend(means), loc="outside lower center", ncols=columns + 1, frameon=False)
     return figure
 
 
@@ -149,5 +149,5 @@ def _legend(means: pd.DataFrame) -> list[Line2D | Patch]:
     handles.append(disc(ms=3, mec="none", label="one seed"))
     handles.append(disc(marker="", label="W/A: bits of weights, activations"))
     if _is_control(means).any():
-        handles.append(Patch(color="0.85", label="control, mean and interval"))
+        handles.append(Patch(color="0.85", label="control: mean, interval"))
     return handles

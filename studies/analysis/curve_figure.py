@@ -31,7 +31,7 @@ def by_step(curves: pd.DataFrame, title: str) -> Figure:
 
 def by_second(curves: pd.DataFrame, title: str) -> Figure:
     """Curves over seconds of training on the machine of the study."""
-    epoch = [*CONFIG, "epoch"]
+    epoch = [*CONFIG, "status", "epoch"]
     return _figure(curves.assign(at=curves.groupby(epoch)["seconds"].transform("mean")), title, "seconds of training")
 
 
@@ -55,7 +55,7 @@ def _figure(curves: pd.DataFrame, title: str, xlabel: str) -> Figure:
     for row in range(height):
         axes[row, 0].set_ylabel(list(MEASURES.values())[row % len(MEASURES)])
     figure.suptitle("\n".join(filter(None, [title, "Learning curves: mean and 95 % interval (Student t over seeds)"])))
-    figure.legend(handles=_legend(entries, curves), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=_legend(entries, curves), loc="outside lower center", ncols=columns + 1, frameon=False)
     return figure
 
 

@@ -20,16 +20,19 @@ SIGNIFICANT_PAIRS = 6  # seeds from which on an exact paired test can reach p < 
 
 
 def show(summary: pd.DataFrame, console: Console) -> None:
-    """Print the tables and footnotes: as wide as a terminal is up to WIDTH, always WIDTH where there is no terminal."""
-    console.print(render(summary), width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    """Print the tables and footnotes: on a terminal as wide as it is, up to WIDTH; elsewhere WIDTH, as plain lines."""
+    if console.is_terminal:
+        console.print(render(summary), width=WIDTH)
+    else:
+        console.print(plain(summary), end="", markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(summary: pd.DataFrame) -> str:
     """The same as plain text, WIDTH columns, without colours."""
-    console = Console(width=WIDTH, color_system=None, force_terminal=False)
+    console = Console(width=WIDTH, color_system=None, force_terminal=False, highlight=False)
     with console.capture() as captured:
-        show(summary, console)
-    return captured.get()
+        console.print(render(summary))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def render(summary: pd.DataFrame) -> RenderableType:
