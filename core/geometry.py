@@ -55,7 +55,7 @@ class BernoulliFisher:
     """Natural parameters of signs, |lambda| <= bound: to_tangent divides by the Fisher information 1 - tanh^2.
 
     The quotient is the gradient with respect to the mean mu = tanh(lambda), so a step against it is the Bayesian
-    learning rule. 1 / sech^2 is formed in log space and capped at the dtype's largest number, where a gradient
+    learning rule. 1 / sech^2 is formed in log space and capped near the dtype's largest number, where a gradient
     with respect to lambda has underflowed already: 0 times the cap is 0, never nan.
     """
 

@@ -23,7 +23,7 @@ def sign(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def log_sech2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """log sech^2(x) = log(1 - tanh^2 x) = log 4 - 2|x| - 2 log(1 + exp(-2|x|)), in nats; finite for finite x.
+    """log sech^2(x) = log(1 - tanh^2 x) = log 4 - 2|x| - 2 log(1 + exp(-2|x|)), in nats; finite for |x| <= max / 2.
 
     1 - tanh^2 x by subtraction is 0 in float32 from |x| = 9.01 on and loses digits long before.
     """
@@ -89,6 +89,19 @@ class ClippedStraightThrough:
 
     def slope(self, latent: Tensor) -> Tensor:
         return (latent.abs() <= self.window).to(latent.dtype)
+
+
+@dataclass(frozen=True)
+class ExactSign:
+    """sign(z) with another surrogate's slope: how any slope serves a binary activation."""
+
+    shaped: Surrogate
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        return sign(latent)
+
+    def slope(self, latent: Tensor) -> Tensor:
+        return self.shaped.slope(latent)
 
 
 @dataclass(frozen=True)

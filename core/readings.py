@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw, laws
-from core.ops import Identity, surrogate_value
+from core.ops import ExactSign, Identity, surrogate_value
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ class SignActivation:
     surrogate: Surrogate
 
     def __call__(self, h: Tensor, rng: Rng) -> Tensor:
-        return surrogate_value(h, self.surrogate)
+        return surrogate_value(h, ExactSign(self.surrogate))

@@ -98,13 +98,14 @@ class GeometricAdam(Adam):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One Adam step on every parameter that has a gradient, then the projection."""
-        for coordinate in self._coordinates.values():
-            p = coordinate.parameter
-            if p.grad is not None:
-                p.grad = coordinate.geometry.to_tangent(p, p.grad)
+        gradients = [c.parameter.grad for c in self._coordinates.values()]
+        for coordinate, gradient in zip(self._coordinates.values(), gradients, strict=True):
+            if gradient is not None:
+                coordinate.parameter.grad = coordinate.geometry.to_tangent(coordinate.parameter, gradient)
         loss: float | None = super().step(closure)
-        for coordinate in self._coordinates.values():
+        for coordinate, gradient in zip(self._coordinates.values(), gradients, strict=True):
             p = coordinate.parameter
+            p.grad = gradient  # as it was: a second step must not see a gradient already mapped to the tangent
             projected = coordinate.geometry.project(p)
             if projected is not p:
                 p.copy_(projected)
