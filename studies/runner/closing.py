@@ -22,7 +22,7 @@ def conclude(done: Done, *, command: Sequence[str]) -> int:
     Raises Refused when the output folder does.
     """
     records, plan = done.records, done.plan
-    made = manifest(command, started=done.started, workers=plan.workers, backend=plan.backend, records=records)
+    made = manifest(command, started=done.started, workers=plan.workers, backend=plan.backend)
     try:
         paths = output.publish(records, plan.out, made)
     except StorageError as error:

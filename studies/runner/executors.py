@@ -17,7 +17,7 @@ import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
@@ -43,7 +43,7 @@ class Died:
 
 def serial(
     function: Callable[[T], R], tasks: Sequence[T], *, started: Callable[[T], None] = lambda task: None
-) -> Iterator[tuple[T, R]]:
+) -> Generator[tuple[T, R], None, None]:
     """(task, function(task)) in order, in this process. started: called as each task begins."""
     for task in tasks:
         started(task)
@@ -56,7 +56,7 @@ def processes(
     *,
     workers: int,
     started: Callable[[T], None] = lambda task: None,
-) -> Iterator[tuple[T, R | Died]]:
+) -> Generator[tuple[T, R | Died], None, None]:
     """(task, function(task) or Died) as they end, in up to `workers` processes.
 
     function must be importable by name; tasks and results travel pickled. An exception that `function` raises is
@@ -175,11 +175,10 @@ def _work(pipe: Connection, function: Callable[[Any], Any]) -> None:
         except EOFError:
             return
         try:
-            answer = (function(task), None)
+            pipe.send((function(task), None))
         except Exception as error:
             error.add_note(traceback.format_exc())
-            answer = (None, error)
-        pipe.send(answer)
+            pipe.send((None, error))
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""What a folder of results must say of its making: command, versions, commit, machine, times, and the records used."""
+"""What a folder of results must say of its making: command, versions, commit, machine, times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from studies.runner import machine
-from studies.runner.records import Record
 
 PACKAGES = (
     "bitrelax",
@@ -27,13 +26,10 @@ PACKAGES = (
 )
 
 
-def manifest(
-    command: Sequence[str], *, started: datetime, workers: int, backend: str, records: Sequence[Record] = ()
-) -> dict[str, Any]:
-    """The manifest of a run that ends now, as plain JSON data.
+def manifest(command: Sequence[str], *, started: datetime, workers: int, backend: str) -> dict[str, Any]:
+    """The manifest of a run that ends now, as plain JSON data; who publishes adds which records were used.
 
-    command: program and arguments as typed. started: with time zone. records: those of the plan; their keys tell
-    which of the folder's records the tables are made from.
+    command: program and arguments as typed. started: with time zone.
     """
     return {
         "command": shlex.join(command),
@@ -45,7 +41,6 @@ def manifest(
         "backend": backend,
         "workers": workers,
         "threads_per_worker": 1,
-        "keys": [record["key"] for record in records],
     }
 
 

@@ -6,9 +6,11 @@ and predicting are off the training clock and draw from generators of their own,
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,25 +35,11 @@ Body = dict[str, Any]
 def measure(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
     """What a record says of the cell (status, numbers, seconds), and its state: parameters and statistics.
 
-    Whatever goes wrong inside the cell is its status; the state is empty unless it finished. Sets this process to one
-    torch thread, without denormals: what a worker is for, and what makes `serial` and `processes` agree.
+    Whatever goes wrong inside the cell is its status; the state is empty unless it finished. Runs on one torch thread
+    with denormals flushed to zero, whatever the process is set to: so `serial` and `processes` agree bit for bit.
     """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    machine.reset_peak_memory()
-    body = nothing_measured()
-    state: dict[str, Any] = {}
-    started = time.perf_counter()
-    try:
-        state = _measured(cell, data_dir, body)
-    except problems.ProblemUnavailable as error:
-        body |= {"status": "unavailable", "reason": _first_line(error)}
-    except Exception as error:  # a method's bug is its row; the other cells go on
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        body |= {"status": "failed", "reason": reason, "predictions": [], "traceback": traceback.format_exc()}
-    body["seconds"]["total"] = time.perf_counter() - started
-    body["peak_memory_mb"] = machine.peak_memory_mb()
-    return _without_nan(body), state
+    with _worker_numerics():
+        return _reported(cell, data_dir)
 
 
 def nothing_measured() -> Body:
@@ -69,6 +57,36 @@ def nothing_measured() -> Body:
         "machine": {"threads": 1, "load": machine.load(), "cpu": machine.cpu(), "cores": machine.cores()},
         "test_reads": [],
     }
+
+
+@contextlib.contextmanager
+def _worker_numerics() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    flushed = (torch.tensor(1e-40) * 1).item() == 0  # torch can set this mode but not tell it
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
+
+
+def _reported(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
+    machine.reset_peak_memory()
+    body = nothing_measured()
+    state: dict[str, Any] = {}
+    started = time.perf_counter()
+    try:
+        state = _measured(cell, data_dir, body)
+    except problems.ProblemUnavailable as error:
+        body |= {"status": "unavailable", "reason": _first_line(error)}
+    except Exception as error:  # a method's bug is its row; the other cells go on
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        body |= {"status": "failed", "reason": reason, "predictions": [], "traceback": traceback.format_exc()}
+    body["seconds"]["total"] = time.perf_counter() - started
+    body["peak_memory_mb"] = machine.peak_memory_mb()
+    return _without_nan(body), state
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ def _run_apart(plugin, out, cells, what):
 
 
 def test_a_runner_killed_at_any_moment_and_started_again_ends_as_if_undisturbed(plugin, cell, run, numbers, tmp_path):
-    cells = [cell("slow", seed=seed, epochs=1, seconds=0.01) for seed in range(40)]
+    cells = [cell("slow", seed=seed, epochs=1, seconds=0.01) for seed in range(24)]
     out = tmp_path / "killed"
     with _run_apart(plugin, out, cells, KILLS) as killer:
         assert killer.wait() == 0

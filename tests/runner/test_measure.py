@@ -81,6 +81,20 @@ def test_every_network_of_a_rule_keeps_its_statistics(cell):
     assert {rule: len(kept) for rule, kept in state["statistics"].items()} == {"mode": 1, "mean": 1, "ensemble(10)": 10}
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_the_process_keeps_its_own_threads_and_denormals(cell, flush):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(flush)
+    try:
+        measure(cell(epochs=1), None)
+        assert torch.get_num_threads() == 2
+        assert ((torch.tensor(1e-40) * 1).item() == 0) is flush
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+
+
 def test_watching_changes_no_training(cell):
     chosen = cell("bayesbinn")
     _, state = measure(chosen, None)
