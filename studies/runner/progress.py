@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from studies.runner.cells import Cell
 
@@ -67,14 +68,14 @@ class Reporting:
             self._seconds.setdefault((cell.problem, cell.method), []).append(self._clock() - began)
         del self._waiting[label]
         self.done += 1
-        row = f"{label:{self._width}}  {outcome(record)}"
-        count = f"{self.done:{len(str(self.total))}}/{self.total}"
+        result, left = outcome(record), _time_left(self.eta())
+        line = f"{self.done:{len(str(self.total))}}/{self.total} {label:{self._width}}  {result}"
         if self._live is None:
-            self._say(f"{count} {row}  {_time_left(self.eta())}")
+            self._say(f"{line}  {left}")
             return
         if record["status"] not in FINE:
-            self._say(f"{count} {row}")  # a failure stays on the screen, above the line
-        self._live.update(self._live.task_ids[0], completed=self.done, latest=row, eta=_time_left(self.eta()))
+            self._say(line)  # a failure stays on the screen, above the live line
+        self._live.update(self._live.task_ids[0], completed=self.done, latest=f"{label}  {result}", eta=left)
 
     def warning(self, text: str) -> None:
         """A line for the person at the screen, on standard error."""
@@ -111,12 +112,13 @@ def outcome(record: Mapping[str, Any]) -> str:
 
 def _live_line(console: Console, total: int, done: int) -> Progress:
     live = Progress(
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=20, table_column=Column(min_width=20)),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[eta]}", markup=False),
-        TextColumn("{task.fields[latest]}", markup=False),
+        TextColumn("{task.fields[eta]}", markup=False, table_column=Column(min_width=len("ETA 9999 s"), no_wrap=True)),
+        TextColumn("{task.fields[latest]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=console,
         transient=True,
+        expand=True,  # so that the latest row alone gives way on a narrow terminal
     )
     live.add_task("cells", total=total, completed=done, eta=_time_left(None), latest="")
     return live

@@ -29,9 +29,9 @@ class _Clock:
         return self.now
 
 
-def _reporting(cells, *, done=0, workers=1, terminal=False):
+def _reporting(cells, *, done=0, workers=1, terminal=False, width=120):
     out, err, clock = io.StringIO(), io.StringIO(), _Clock()
-    console = Console(file=out, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+    console = Console(file=out, force_terminal=terminal, width=width, _environ={"TERM": "xterm"})
     errors = Console(file=err)
     return Reporting(cells, done=done, workers=workers, console=console, errors=errors, clock=clock), out, err, clock
 
@@ -99,6 +99,15 @@ def test_terminal_keeps_one_live_line_and_only_failures_stay():
     lines = out.getvalue().split("\n")
     assert any("2/2 digits / ste / seed 1  diverged: loss not finite" in line for line in lines)
     assert not any(line.startswith("1/2 digits / ste / seed 0") for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_live_line_keeps_count_and_time_left_at_every_width(width):
+    cells = [_cell(problem="a-problem-with-a-long-name", method="a-method-with-a-long-name", seed=s) for s in range(9)]
+    reporting, out, _, clock = _reporting(cells, terminal=True, width=width)
+    with reporting:
+        _run(reporting, clock, cells[0], 2.0)
+    assert "1/9" in out.getvalue() and "ETA 16 s" in out.getvalue()
 
 
 def test_warning_goes_to_standard_error():
