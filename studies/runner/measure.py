@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 import methods
-from core import architectures, metrics, problems, seeds
+from core import metrics, problems
 from core.fit import Epoch, Fitted, Run, fit
-from core.interface import Budget, Method, Predictor, Prepared, Rng, WeightLaw, laws, real_parameters
+from core.interface import Method, Predictor, Prepared, laws, real_parameters
 from core.layers import Network
 from core.predict import Prediction, logits, predict, reestimate
 from studies.runner import machine
 from studies.runner.audit import audited
+from studies.runner.built import Built, build, generator
 from studies.runner.cells import Cell
 
 WATCHED_EXAMPLES = 1_000  # training examples that re-estimate the statistics behind a point of the curve
@@ -89,28 +90,6 @@ def _reported(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
     return _without_nan(body), state
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A cell with everything built; `own` are the laws the method made, not those of declared real layers."""
-
-    cell: Cell
-    problem: problems.Problem
-    method: Method
-    model: Network
-    own: list[WeightLaw]
-
-    @property
-    def budget(self) -> Budget:
-        n = len(self.problem.train.labels)
-        per_epoch = Budget(n, self.cell.batch, 1).steps_per_epoch
-        steps = self.cell.budget["steps"] if "steps" in self.cell.budget else self.cell.budget["epochs"] * per_epoch
-        return Budget(n, self.cell.batch, steps)
-
-    def rng(self, *purpose: str) -> Rng:
-        """A fresh generator on the cell's device, the same for every method."""
-        return _rng(self.cell, *purpose, device=self.cell.device)
-
-
 def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
     """Fill `body` as the cell proceeds, so that what is known stays when it ends early; returns the state."""
     method = methods.make(cell.method, **cell.hyperparameters)
@@ -118,59 +97,44 @@ def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
     if (reason := method.supports(problem)) is not None:
         body |= {"status": "skipped", "reason": reason}
         return {}
-    trial = _build(cell, method, problem.to(cell.device))
-    body["declared"] = _declared(method, trial.model)
-    fitted = _train(trial, body)
+    built = build(cell, method, problem.to(cell.device))
+    body["declared"] = _declared(method, built.model)
+    fitted = _train(built, body)
     if fitted.diverged is not None:
         body |= {"status": "diverged", "reason": str(fitted.diverged)}
         return {}
     started = time.perf_counter()
-    predictions = {rule.name: _predict(trial, rule) for rule in method.predictors}
+    predictions = {rule.name: _predict(built, rule) for rule in method.predictors}
     body["seconds"]["predict"] = time.perf_counter() - started
     if infinite := [name for name, p in predictions.items() if not all(s.isfinite().all() for s in p.scores)]:
         body |= {"status": "diverged", "reason": f"scores not finite after training; rules: {', '.join(infinite)}"}
         return {}
-    body["predictions"] = _score(trial, predictions)
-    body["test_reads"] = trial.problem.test.reads
-    body["weights"] = _weights(trial.model)
+    body["predictions"] = _score(built, predictions)
+    body["test_reads"] = built.problem.test.reads
+    body["weights"] = _weights(built.model)
     body["status"] = "finished"
-    return _state(trial.model, predictions)
+    return _state(built.model, predictions)
 
 
-def _build(cell: Cell, method: Method, problem: problems.Problem) -> _Trial:
-    own: list[WeightLaw] = []
-
-    def law(shape: torch.Size, rng: Rng) -> WeightLaw:
-        own.append(method.law(shape, rng))
-        return own[-1]
-
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in cell.network.items() if name != "name"}
-    init = _rng(cell, "initialisation")  # on the CPU: the same start on every device
-    model = architectures.build(cell.network["name"], problem.form, problem.classes, law, init, **options)
-    if [rule.name for rule in method.predictors][:1] != ["mode"]:
-        raise ValueError(f"{cell.method}: the first prediction rule must be 'mode'; it is what gets exported")
-    return _Trial(cell, problem, method, model.to(cell.device), own)
-
-
-def _train(trial: _Trial, body: Body) -> Fitted:
-    train, method, budget = trial.problem.train, trial.method, trial.budget
+def _train(built: Built, body: Body) -> Fitted:
+    train, method, budget = built.problem.train, built.method, built.budget
     started = time.perf_counter()
     prepared = Prepared()
     if method.prepare is not None:
-        prepared = method.prepare(trial.model, trial.problem, trial.rng("preparation"))
+        prepared = method.prepare(built.model, built.problem, built.rng("preparation"))
     preparing = time.perf_counter() - started
     run = Run(
-        trial.model,
+        built.model,
         method,
         train.inputs,
         train.labels,
         budget,
-        schedule=trial.cell.schedule,
-        order=_rng(trial.cell, "data order"),
-        noise=trial.rng("noise"),
+        schedule=built.cell.schedule,
+        order=generator(built.cell, "data order"),
+        noise=built.rng("noise"),
         prepared=prepared,
     )
-    watch = _Watch(trial, preparing)
+    watch = _Watch(built, preparing)
     body["curve"] = watch.curve
     fitted = fit(run, watch=watch)
     body["spent"] = {
@@ -187,16 +151,16 @@ def _train(trial: _Trial, body: Body) -> Fitted:
 class _Watch:
     """Called at the end of every epoch: a point of the learning curve."""
 
-    trial: _Trial
+    built: Built
     preparing: float  # seconds before the loop, part of the training time
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rng = self.trial.rng("watching")
-        self.modes = metrics.modes(self.trial.model)
+        self.rng = self.built.rng("watching")
+        self.modes = metrics.modes(self.built.model)
 
     def __call__(self, epoch: Epoch) -> None:
-        before, self.modes = self.modes, metrics.modes(self.trial.model)
+        before, self.modes = self.modes, metrics.modes(self.built.model)
         self.curve.append(
             {
                 "epoch": epoch.epoch,
@@ -205,50 +169,50 @@ class _Watch:
                 "train_loss": epoch.train_loss,
                 "validation_accuracy": self._accuracy(),
                 "flip_rate": metrics.flip_rate(before, self.modes),
-                "decided": metrics.decided_share(self.trial.model),
+                "decided": metrics.decided_share(self.built.model),
             }
         )
 
     @torch.no_grad()
     def _accuracy(self) -> float:
-        model, problem = self.trial.model, self.trial.problem
-        (reading,) = self.trial.method.predictors[0].readings(model, self.rng)
+        model, problem = self.built.model, self.built.problem
+        (reading,) = self.built.method.predictors[0].readings(model, self.rng)
         statistics = reestimate(model, reading, problem.train.inputs, self.rng, examples=WATCHED_EXAMPLES)
         scores = logits(model, reading, statistics, problem.validation.inputs, self.rng)
         return metrics.accuracy(scores, problem.validation.labels)
 
 
-def _predict(trial: _Trial, rule: Predictor) -> Prediction:
-    problem = trial.problem
+def _predict(built: Built, rule: Predictor) -> Prediction:
+    problem = built.problem
     sets = (problem.validation.inputs, problem.test.inputs)
     return predict(
-        trial.model, audited(rule, trial.own), problem.train.inputs, sets, trial.rng("prediction", rule.name)
+        built.model, audited(rule, built.own), problem.train.inputs, sets, built.rng("prediction", rule.name)
     )
 
 
-def _score(trial: _Trial, predictions: dict[str, Prediction]) -> list[dict[str, Any]]:
+def _score(built: Built, predictions: dict[str, Prediction]) -> list[dict[str, Any]]:
     """One output temperature a rule, fitted on validation; the test labels are read once, for all rules together."""
-    labels = trial.problem.validation.labels
+    labels = built.problem.validation.labels
     temperatures = {name: metrics.fit_temperature(p.scores[0], labels) for name, p in predictions.items()}
 
     def scored(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
         tempered = metrics.summary(metrics.scores_at(scores, temperatures[name]), labels)
         return {**tempered, "nll_untempered": metrics.nll(scores, labels)}
 
-    test = trial.problem.test.score({name: p.scores[1] for name, p in predictions.items()}, scored)
+    test = built.problem.test.score({name: p.scores[1] for name, p in predictions.items()}, scored)
     return [
         {
             "prediction": rule.name,
             "networks": rule.networks,
             "weight_bits": rule.weight_bits,
-            "activation_bits": trial.model.activation_bits,
+            "activation_bits": built.model.activation_bits,
             "temperature": temperatures[rule.name],
             "metrics": {
                 "validation": scored(rule.name, predictions[rule.name].scores[0], labels),
                 "test": test[rule.name],
             },
         }
-        for rule in trial.method.predictors
+        for rule in built.method.predictors
     ]
 
 
@@ -276,10 +240,6 @@ def _state(model: Network, predictions: dict[str, Prediction]) -> dict[str, Any]
             rule: [{k: v.cpu() for k, v in s.state().items()} for s in p.statistics] for rule, p in predictions.items()
         },
     }
-
-
-def _rng(cell: Cell, *purpose: str, device: str = "cpu") -> Rng:
-    return seeds.generator(cell.study, *purpose, cell.problem, cell.seed, device=device)
 
 
 def _first_line(error: Exception) -> str:

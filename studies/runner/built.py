@@ -1,0 +1,56 @@
+"""A cell with everything built: its problem, method and network, and the generators it draws from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from core import architectures, problems, seeds
+from core.interface import Budget, Method, Rng, WeightLaw
+from core.layers import Network
+from studies.runner.cells import Cell
+
+
+@dataclass(frozen=True)
+class Built:
+    """A cell with everything built; `own` are the laws the method made, not those of declared real layers."""
+
+    cell: Cell
+    problem: problems.Problem
+    method: Method
+    model: Network
+    own: list[WeightLaw]
+
+    @property
+    def budget(self) -> Budget:
+        """What the cell may spend, in steps."""
+        n = len(self.problem.train.labels)
+        per_epoch = Budget(n, self.cell.batch, 1).steps_per_epoch
+        steps = self.cell.budget["steps"] if "steps" in self.cell.budget else self.cell.budget["epochs"] * per_epoch
+        return Budget(n, self.cell.batch, steps)
+
+    def rng(self, *purpose: str) -> Rng:
+        """A fresh generator on the cell's device, the same for every method."""
+        return generator(self.cell, *purpose, device=self.cell.device)
+
+
+def build(cell: Cell, method: Method, problem: problems.Problem) -> Built:
+    """The network of a cell, initialised with the method's laws, on the cell's device."""
+    own: list[WeightLaw] = []
+
+    def law(shape: torch.Size, rng: Rng) -> WeightLaw:
+        own.append(method.law(shape, rng))
+        return own[-1]
+
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in cell.network.items() if name != "name"}
+    init = generator(cell, "initialisation")  # on the CPU: the same start on every device
+    model = architectures.build(cell.network["name"], problem.form, problem.classes, law, init, **options)
+    if [rule.name for rule in method.predictors][:1] != ["mode"]:
+        raise ValueError(f"{cell.method}: the first prediction rule must be 'mode'; it is what gets exported")
+    return Built(cell, problem, method, model.to(cell.device), own)
+
+
+def generator(cell: Cell, *purpose: str, device: str = "cpu") -> Rng:
+    """A generator for one purpose, seeded by study, problem and repetition: the same for every method."""
+    return seeds.generator(cell.study, *purpose, cell.problem, cell.seed, device=device)
