@@ -715,11 +715,13 @@ def test_a_state_stays_what_it_was_when_its_run_goes_on(name):
     state = run.state_dict()
     kept = weights(run)
     losses = [run.step().item() for _ in range(8)]
+    end = weights(run)
     for _ in range(2):  # twice: loading must not hand the state's own tensors to a run that then moves them
         again = run_of(METHODS[name](), steps=11)
         again.load_state_dict(state)
         assert identical(weights(again), kept)
         assert [again.step().item() for _ in range(8)] == losses
+        assert identical(weights(again), end)  # latents, not only the signs that the losses see
 
 
 def test_modules_from_preparation_are_saved_and_restored():

@@ -278,11 +278,15 @@ def small_network(activation: str) -> Network:
 
 
 def test_the_tape_keeps_each_sign_before_and_after_by_layer_name_in_order():
-    network, tape = small_network("sign"), Tape()
+    network, tape, norms = small_network("sign"), Tape(), []
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.register_forward_hook(lambda module, args, out: norms.append(out))
     out = network(normal(10, 8), TRAINING.during(Training(), tape), generator("x"))
     assert [pair.name for pair in tape.signs] == ["layers.2", "layers.5"]
-    for pair in tape.signs:
+    for pair, normalised in zip(tape.signs, norms, strict=True):
         assert network.get_submodule(pair.name).function == "sign"
+        assert pair.before is normalised
         assert torch.equal(pair.after, sign(pair.before))
     assert tape.signs[-1].after is out
     # an objective may differentiate what it finds there
