@@ -19,7 +19,7 @@ from studies.analysis import marks
 from studies.analysis.tidy import labelled
 
 ROW_INCHES, PANEL_INCHES = 0.34, 2.9
-SEEDS_BELOW = 0.3  # seeds lie this far under their mean, in rows
+SEEDS_BELOW, STACK = 0.26, 0.12  # seeds lie this far under their mean, equal ones this far apart; in rows
 LEAST_SPREAD = 0.5  # points of accuracy: closer entries never make an outlier of each other
 Row = tuple[Any, ...]  # weight bits, activation bits, name, prediction
 BITS = ["weight_bits", "activation_bits"]
@@ -68,7 +68,8 @@ def _lines(means: pd.DataFrame) -> list[Row]:
 
 
 def _panel(ax: Axes, means: pd.DataFrame, seeds: pd.DataFrame, lines: Sequence[Row]) -> None:
-    low = marks.floor(100 * seeds["value"], 100 * means["mean"], least=LEAST_SPREAD)
+    shown = pd.concat([seeds["value"], means["ci_low"].dropna()])
+    low = marks.floor(100 * shown, 100 * means["mean"], least=LEAST_SPREAD)
     high = 100 * max(seeds["value"].max(), means["ci_high"].max())
     margin = 0.06 * max(high - low, LEAST_SPREAD)
     ax.set_xlim(low - margin, high + margin)
@@ -88,11 +89,15 @@ def _panel(ax: Axes, means: pd.DataFrame, seeds: pd.DataFrame, lines: Sequence[R
 
 
 def _seeds(ax: Axes, y: int, values: pd.Series, low: float, colour: Any) -> None:
-    inside = values[values >= low]
-    dots = {"color": colour, "alpha": 0.55, "linewidths": 0, "clip_on": False, "zorder": 3}
-    ax.scatter(inside, [y + SEEDS_BELOW] * len(inside), s=7, **dots)
+    """A dot a seed, equal values under each other, so that each is seen."""
+    inside = values[values >= low].sort_values()
+    equal = inside.round(9)
+    step = min(STACK, 0.5 / equal.value_counts().max()) if len(inside) else 0.0
+    depths = y + SEEDS_BELOW + step * inside.groupby(equal).cumcount()
+    dots = {"color": colour, "alpha": 0.7, "linewidths": 0, "clip_on": False, "zorder": 3}
+    ax.scatter(inside, depths, s=7, **dots)
     if 0 < len(inside) < len(values):
-        ax.scatter(ax.get_xlim()[0], y + SEEDS_BELOW, s=9, marker="<", **dots)
+        ax.scatter(ax.get_xlim()[0], y + SEEDS_BELOW, s=14, marker="<", **dots)
 
 
 def _mean(ax: Axes, y: int, row: pd.Series, low: float, colour: Any, shape: str) -> None:
@@ -129,7 +134,7 @@ def _is_control(means: pd.DataFrame) -> pd.Series:
 def _label(ax: Axes, lines: Sequence[Row]) -> None:
     """Row names on the left; headings in bold. The axis is shared, so this labels every panel of the first column."""
     labels = [
-        f"{entry}  {rule}" if entry else f"W{weights}/A{activations}" for weights, activations, entry, rule in lines
+        f"{entry} · {rule}" if entry else f"W{weights}/A{activations}" for weights, activations, entry, rule in lines
     ]
     ax.set_yticks(range(len(lines)), labels)
     ax.set_ylim(len(lines) - 0.4, -0.6)

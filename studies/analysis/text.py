@@ -14,7 +14,7 @@ from studies.analysis.tables import CONFIG, smallest_p
 
 WIDTH = 100  # columns of a log line, and the most that a table takes on a terminal
 MARKS = {"best": "*", "tied": "="}
-COLUMNS = ("", "method", "prediction", "nets", "acc %", "sd", "95 % CI", "NLL", "ECE", "train s", "n", "fail")
+COLUMNS = ("", "method", "prediction", "nets", "acc %", "sd", "95 % CI", "NLL", "ECE", "s", "n")
 LEFT = ("", "method", "prediction")
 SIGNIFICANT_PAIRS = 6  # seeds from which on an exact paired test can reach p < 0.05
 
@@ -40,10 +40,10 @@ def render(summary: pd.DataFrame) -> RenderableType:
     if summary.empty:
         return Text("no cells, so no table")
     entries = _entries(summary)
-    by_problem = entries.groupby(["study", "problem", "setting"], sort=True)
-    return Group(
-        *(_table(place, block) for place, block in by_problem), *(Text(note, style="dim") for note in _notes(entries))
-    )
+    parts: list[RenderableType] = []
+    for place, found in entries.groupby(["study", "problem", "setting"]):
+        parts += [_table(place, found), ""]
+    return Group(*parts, *(Text(note, style="dim") for note in _notes(entries)))
 
 
 def _entries(summary: pd.DataFrame) -> pd.DataFrame:
@@ -61,18 +61,25 @@ def _table(place: tuple[str, str, str], entries: pd.DataFrame) -> Table:
     study, problem, setting = place
     title = Text(problem, style="bold").append(f"  {setting}" if setting else "", style="not bold")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), show_edge=False)
-    for name in COLUMNS:
+    failed = bool((entries["failures"] > 0).any())
+    for name in (*COLUMNS, "fail") if failed else COLUMNS:
         left = name in LEFT
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left or not name)
     for bits, block in entries.groupby(["weight_bits", "activation_bits"], dropna=False, sort=True):
         table.add_row("", Text(_bits(*bits), style="italic dim"))
-        for _, entry in block.sort_values(["mean", "method", "variant"], ascending=[False, True, True]).iterrows():
-            table.add_row(*_cells(entry), style="bold" if entry["standing"] == "best" else None)
+        for _, entry in _ranked(block).iterrows():
+            table.add_row(*_cells(entry, failed), style="bold" if entry["standing"] == "best" else None)
         table.add_section()
     return table
 
 
-def _cells(entry: pd.Series) -> Iterator[str]:
+def _ranked(block: pd.DataFrame) -> pd.DataFrame:
+    """Highest mean first; of means equal but for rounding, the one that is marked best."""
+    block = block.assign(rounded=block["mean"].round(12), best=block["standing"] == "best")
+    return block.sort_values(["rounded", "best", "method", "variant"], ascending=[False, False, True, True])
+
+
+def _cells(entry: pd.Series, failed: bool) -> Iterator[str]:
     yield MARKS.get(entry["standing"], "")
     yield f"{entry['method']} ({entry['variant']})" if entry["variant"] else entry["method"]
     yield "" if pd.isna(entry["prediction"]) else entry["prediction"]
@@ -84,7 +91,8 @@ def _cells(entry: pd.Series) -> Iterator[str]:
     yield _number(entry["ece"], 3)
     yield _number(entry["seconds"], 1)
     yield str(entry["n"])
-    yield str(entry["failures"]) if entry["failures"] else ""
+    if failed:
+        yield str(entry["failures"]) if entry["failures"] else ""
 
 
 def _number(value: float, digits: int) -> str:
@@ -99,8 +107,9 @@ def _bits(weights: float, activations: float) -> str:
 
 def _notes(entries: pd.DataFrame) -> Iterator[str]:
     yield (
-        "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. nets: networks averaged. "
-        "W/A: bits of weights and activations (32: real); rows are ranked within equal bits only, paired by seed."
+        "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. nets: networks "
+        "averaged; s: seconds of training; W/A: bits of weights and activations (32: real). "
+        "Rows are ranked within equal bits only, by differences paired by seed."
     )
     if (entries["standing"] != "").any():
         yield (

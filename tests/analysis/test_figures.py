@@ -57,7 +57,7 @@ def test_every_entry_of_every_problem_is_a_row_and_every_seed_a_dot(study, accur
     table = tables.summary(tidy.rows(study))
     table = table[table["metric"] == "accuracy"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    expected = {f"{method}  {rule}" for method, rule in zip(table["method"], table["prediction"], strict=True)}
+    expected = {f"{method} · {rule}" for method, rule in zip(table["method"], table["prediction"], strict=True)}
     assert set(labels) == expected | {"W1/A32", "W32/A32"}
     for ax, (_, of_problem) in zip(figure.axes, table.groupby("problem"), strict=True):
         dots = sum(len(collection.get_offsets()) for collection in ax.collections if len(collection.get_offsets()) > 1)
@@ -71,6 +71,14 @@ def test_an_entry_far_below_is_a_number_at_the_edge_and_squashes_nothing(accurac
         assert note.get_text() in ("54.9", "55.0", "55.1")
 
 
+def test_equal_seeds_are_dots_of_their_own(make):
+    rows = tidy.rows([make(seed=s, accuracy=0.9) for s in range(4)])
+    with figures.style():
+        ax = accuracy_figure.accuracy(rows, tables.summary(rows), "").axes[0]
+    (dots,) = [c.get_offsets() for c in ax.collections if len(c.get_offsets()) == 4]
+    assert len({tuple(dot) for dot in dots}) == 4
+
+
 def test_real_weights_are_hollow(accuracy):
     ax = accuracy.axes[0]
     faces = {}
@@ -79,7 +87,7 @@ def test_real_weights_are_hollow(accuracy):
             label = ax.get_yticklabels()[round(line.get_ydata()[0])].get_text()
             faces[label] = to_rgb(line.get_markerfacecolor()) == (1.0, 1.0, 1.0)
     hollow = {label for label, is_hollow in faces.items() if is_hollow}
-    assert hollow == {"full-precision  mode", "bayesbinn  mean"}
+    assert hollow == {"full-precision · mode", "bayesbinn · mean"}
     assert len(faces) == 5
 
 

@@ -59,7 +59,7 @@ def test_failures_and_stale_rows_are_explained_only_where_there_are_some(make):
 
 def test_a_method_that_only_failed_is_shown_without_numbers(make):
     (line,) = lines_with(printed([make(), make(method="bop", status="unavailable")]), "bop")
-    assert line.split()[-2:] == ["0", "1"]
+    assert line.split()[-2:] == ["0", "1"]  # n, failures
     assert "nan" not in line.lower()
 
 
