@@ -273,6 +273,10 @@ class Method:
     step: Callable[[nn.Module, Context, Rng], Tensor] | None = None
     supports: Callable[[Any], str | None] = lambda problem: None
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be >= 1 (got {self.draws})")
+
 
 def laws(model: nn.Module) -> Iterator[tuple[str, WeightLaw]]:
     """Every weight law of a model by name, in construction order."""

@@ -4,6 +4,7 @@ out without memory. What they refuse is told with the key that is to blame and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,10 +31,10 @@ def refusals(chosen: Chosen, schema: Mapping[str, Key], attempt: Callable[[dict[
         return []
     guilty = [key for key in chosen.given if attempt({**chosen.values, key: defaults[key]}) is None]
     if len(guilty) == 1:
-        return [_refusal(chosen.given[guilty[0]], reason)]
+        return [_refusal(chosen.given[guilty[0]], chosen.values[guilty[0]], reason)]
     # several wrong at once: each is tried alone, so that each is told
     alone = {key: attempt({**chosen.values, **defaults, key: chosen.values[key]}) for key in chosen.given}
-    wrong = [_refusal(chosen.given[key], text) for key, text in alone.items() if text is not None]
+    wrong = [_refusal(chosen.given[key], chosen.values[key], text) for key, text in alone.items() if text is not None]
     together = ", ".join(f"{s.path}={spelt(s)} (from {s.origin})" for s in chosen.given.values())
     return wrong or [f"{together} do not go together: {reason}"]
 
@@ -64,11 +65,11 @@ def try_network(name: str, options: dict[str, Any]) -> str | None:
     return None
 
 
-def _refusal(setting: Setting, reason: str) -> str:
-    reason = reason.removeprefix(f"{setting.section}.")
-    said, got, _ = reason.partition(" (got ")
-    if said.startswith(f"{setting.key} ") and got:
-        return f"{setting.section}.{said} (got {spelt(setting)}, from {setting.origin})"
+def _refusal(setting: Setting, value: Any, reason: str) -> str:
+    """The reason with the key, value and origin as the user knows them, where it speaks of this value."""
+    said = re.fullmatch(r".+? must be (.+) \(got (.+)\)", reason)
+    if said and said[2] in (str(value), repr(value)):
+        return f"{setting.path} must be {said[1]} (got {spelt(setting)}, from {setting.origin})"
     return f"{setting.path}={spelt(setting)} (from {setting.origin}) is refused: {reason}"
 
 

@@ -122,6 +122,18 @@ def test_problem_without_data_is_unavailable_and_the_others_run(out, capsys, mon
     assert "breast-cancer" in table and "mnist" in table
 
 
+def test_damaged_data_file_is_named_and_the_others_run(out, capsys, tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte").write_bytes(b"not what it should be")
+    words = ["--problems", "mnist,breast-cancer", "--methods", "ste", "--seeds", "1", "--data-dir", str(tmp_path)]
+    assert main([*QUICK, *words, "--out", str(out)]) == 3
+    said = capsys.readouterr()
+    assert f"warning: {folder / 'train-images-idx3-ubyte'}" in said.err
+    assert "2/2 breast-cancer / ste / seed 0  accuracy" in said.out
+
+
 def test_require_all_stops_before_anything_runs(out, capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("BITRELAX_DATA", raising=False)
     words = [*QUICK, "--problems", "breast-cancer,mnist", "--data-dir", str(tmp_path), "--require-all"]
