@@ -14,7 +14,7 @@ import methods
 from core.geometry import BernoulliFisher
 from core.interface import Context, Coordinate, Method, Predictor, Reading, WeightLaw, binary_coordinates
 from core.laws import Bernoulli, Point, initial_uniform
-from core.ops import ClippedStraightThrough, RelaxedSign, StraightThrough, sign
+from core.ops import ClippedStraightThrough, StraightThrough, sign
 from core.predict import ensemble, mean, mode
 from core.readings import Draw, Fixed, SignActivation, drawn_weights, mode_weights
 from core.statistics import Training
@@ -172,7 +172,7 @@ def binary_weights_called_real() -> Method:
 
 
 def relaxed_activations() -> Method:
-    return replace(make("ste"), predictors=[mode(SignActivation(RelaxedSign(0.1)))])
+    return replace(make("ste"), predictors=[mode(lambda h, rng: torch.tanh(10 * h))])
 
 
 def mode_last() -> Method:
