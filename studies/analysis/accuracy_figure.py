@@ -42,8 +42,9 @@ def accuracy(rows: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
         ax.set_title(marks.panel_title(place), loc="left")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    _label(axes[0], lines)
-    figure.suptitle("\n".join(filter(None, [title, "Test accuracy: mean and 95 % interval (Student t over seeds)"])))
+    for ax in axes[::columns]:
+        _label(ax, lines)
+    marks.head(figure, title, "Test accuracy", columns)
     figure.legend(handles=_legend(means), loc="outside lower center", ncols=columns + 1, frameon=False)
     return figure
 
@@ -132,7 +133,7 @@ def _is_control(means: pd.DataFrame) -> pd.Series:
 
 
 def _label(ax: Axes, lines: Sequence[Row]) -> None:
-    """Row names on the left; headings in bold. The axis is shared, so this labels every panel of the first column."""
+    """Row names on the left of a first panel, headings in bold."""
     labels = [
         f"{entry} · {rule}" if entry else f"W{weights}/A{activations}" for weights, activations, entry, rule in lines
     ]

@@ -54,7 +54,7 @@ def _figure(curves: pd.DataFrame, title: str, xlabel: str) -> Figure:
         axes[top + len(MEASURES) - 1, i % columns].set_xlabel(xlabel)
     for row in range(height):
         axes[row, 0].set_ylabel(list(MEASURES.values())[row % len(MEASURES)])
-    figure.suptitle("\n".join(filter(None, [title, "Learning curves: mean and 95 % interval (Student t over seeds)"])))
+    marks.head(figure, title, "Learning curves", columns)
     figure.legend(handles=_legend(entries, curves), loc="outside lower center", ncols=columns + 1, frameon=False)
     return figure
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 MARKERS = "oDs^vPX*"  # prediction rules in order of appearance, mode first
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -46,6 +47,13 @@ def panel_title(place: Place) -> str:
     """The problem, and under it the setting where there are several."""
     _, problem, setting = place
     return f"{problem}\n{setting}" if setting else problem
+
+
+def head(figure: Figure, title: str, subject: str, columns: int) -> None:
+    """The title over all panels: the study's, what is shown, what the intervals are; broken where narrow."""
+    gap = " " if columns > 1 else "\n"
+    what = f"{subject}:{gap}mean and 95 % interval (Student t over seeds)"
+    figure.suptitle(f"{title}\n{what}" if title else what)
 
 
 def within(frame: pd.DataFrame, place: Place) -> pd.DataFrame:

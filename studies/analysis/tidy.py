@@ -154,12 +154,12 @@ def _age(record: Record) -> tuple[str, str]:
 def _refuse_repeats(records: Sequence[Record]) -> None:
     seen: dict[bytes, str] = {}
     for record in records:
-        first = seen.setdefault(canonical(record["config"]), record["key"])
-        if first != record["key"]:
+        if (first := seen.get(config := canonical(record["config"]))) is not None:
             cell = f"{record['problem']} / {record['method']} / seed {record['seed']}"
             raise ValueError(
                 f"two records of the cell {cell}: {first} and {record['key']}; keep one, as `current` does"
             )
+        seen[config] = record["key"]
 
 
 def _differences(frame: pd.DataFrame, column: str, place: list[str]) -> pd.Series:

@@ -130,3 +130,16 @@ def test_each_of_thirty_methods_has_its_own_line():
 def test_mode_is_always_the_disc():
     assert marks.markers(["ensemble(10)", "mean", "mode"])["mode"] == "o"
     assert marks.markers(["mode"])["mode"] == "o"
+
+
+@pytest.mark.parametrize("problems", [("digits",), ("digits", "moons"), ("a", "b", "c", "d")])
+def test_nothing_is_cut_off_at_the_edges(make, problems):
+    rows = tidy.rows(
+        [make(p, "bayesbinn-published", s, {"ensemble(10)": 0.9 + 0.01 * s}) for p in problems for s in (0, 1)]
+    )
+    with figures.style():
+        figure = accuracy_figure.accuracy(rows, tables.summary(rows), "A study")
+        figure.draw_without_rendering()
+        box, whole = figure.get_tightbbox(), figure.bbox_inches
+    # in inches; half a pixel at 160 dpi for the rounding of text extents
+    assert box.x0 > -0.003 and box.y0 > -0.003 and box.x1 < whole.x1 + 0.003 and box.y1 < whole.y1 + 0.003

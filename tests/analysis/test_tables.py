@@ -106,7 +106,7 @@ def test_a_method_with_no_finished_cell_is_in_the_table(make):
         {"setup": {"schedule": "constant"}},
         {"setup": {"network": {"name": "mlp", "widths": [8]}}},
         {"study": "another"},
-        {"activation_bits": 1},
+        {"activation_bits": 1, "setup": {"network": {"name": "mlp", "widths": [64], "activation": "sign"}}},
     ],
 )
 def test_different_configurations_are_never_pooled(make, change):

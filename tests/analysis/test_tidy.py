@@ -75,6 +75,8 @@ def test_stale_is_kept_from_the_record(make):
 def test_two_records_of_one_cell_are_refused_by_their_keys(make):
     with pytest.raises(ValueError, match=r"digits / ste / seed 0: old and new"):
         tidy.rows([make(key="old"), make(key="new")])
+    with pytest.raises(ValueError, match="two records of the cell"):
+        tidy.rows([make(), make()])
 
 
 def test_current_keeps_the_record_that_was_tested_last(make):
