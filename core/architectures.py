@@ -64,6 +64,10 @@ def mlp(
     for key, policy in (("first", first), ("last", last)):
         if policy not in pick:
             raise ValueError(f"network.{key} must be binary or real (got {policy!r})")
+    if first == last == "real" and len(widths) == 1:
+        raise ValueError(
+            "network.first=real and network.last=real leave one hidden layer no binary weights; add a width"
+        )
     sizes = (form.features, *widths, classes)
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
@@ -111,5 +115,5 @@ def _input_layer(law: WeightLaw, form: InputForm, dropout: float) -> InputLinear
 
 
 def _check_widths(widths: tuple[int, ...]) -> None:
-    if not widths or any(w < 1 for w in widths):
+    if not widths or any(not isinstance(w, int) or w < 1 for w in widths):
         raise ValueError(f"network.widths must be positive integers (got {widths})")

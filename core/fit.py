@@ -40,15 +40,19 @@ class ClaimError(ValueError):
 class Diverged:
     """Why a run ended early: the first step (from 1) with a non-finite loss and the last finite loss before it.
 
-    last_finite_loss is nan where there was none: at step 1, or at the first step of a continued run.
+    last_finite_loss is nan where there was none: at step 1, or at the first step of a continued run. `parameter` names
+    a parameter found not finite at an epoch's end, at `step`, while the loss still was: a sign hides it.
     """
 
     step: int
     last_finite_loss: float
+    parameter: str | None = None
 
     def __str__(self) -> str:
         last = self.last_finite_loss
         before = f"last finite loss {last:.6g}" if math.isfinite(last) else "no finite loss before it"
+        if self.parameter is not None:
+            return f"parameter {self.parameter!r} not finite at step {self.step}; {before}"
         return f"loss not finite at step {self.step}; {before}"
 
 
@@ -177,9 +181,10 @@ class Run:
 
 
 def fit(run: Run, *, watch: Callable[[Epoch], None] = lambda epoch: None) -> Fitted:
-    """Advance `run` to the end of its budget, or to the first non-finite loss.
+    """Advance `run` to the end of its budget, to the first non-finite loss, or to a non-finite parameter.
 
-    watch: called at the end of every epoch and of the run, off the clock; an exception it raises ends the run.
+    Parameters are looked at when an epoch ends. watch: called then and when the budget ends, off the clock, unless the
+    run diverged; an exception it raises ends the run.
     """
     losses: list[Tensor] = []
     last_finite, checked, epoch_start = math.nan, run.done, run.done
@@ -197,11 +202,18 @@ def fit(run: Run, *, watch: Callable[[Epoch], None] = lambda epoch: None) -> Fit
             last_finite = value
         if ends_epoch:
             seconds += time.perf_counter() - started
+            if (bad := _not_finite(run.model)) is not None:
+                return Fitted(run.done, run.done * run.method.draws, seconds, Diverged(run.done, last_finite, bad))
             epoch = -(-run.done // run.budget.steps_per_epoch)
             watch(Epoch(epoch, run.done, seconds, torch.stack(losses).mean().item()))
             losses, epoch_start = [], run.done
             started = time.perf_counter()
     return Fitted(run.done, run.done * run.method.draws, seconds, None)
+
+
+def _not_finite(model: nn.Module) -> str | None:
+    """The first parameter with an entry that is nan or infinite."""
+    return next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
 
 
 def check_claims(model: nn.Module, solvers: Sequence[Optimizer]) -> None:

@@ -206,6 +206,10 @@ class Predictor:
     readings: Callable[[nn.Module, Rng], Iterable[Reading]]
     combine: Literal["logits", "probabilities"] = "logits"
 
+    def __post_init__(self) -> None:
+        if self.combine not in ("logits", "probabilities"):
+            raise ValueError(f"rule {self.name!r}: combine must be logits or probabilities (got {self.combine!r})")
+
 
 @dataclass(frozen=True)
 class Budget:

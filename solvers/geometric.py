@@ -92,6 +92,7 @@ class GeometricAdam(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
+        _require(lr >= 0, "lr", ">= 0", lr)
         self._coordinates = _by_parameter(coordinates)
         super().__init__([c.parameter for c in self._coordinates.values()], lr=lr, betas=betas, eps=eps, fused=True)
 
@@ -117,6 +118,7 @@ def real_solvers(parameters: Iterable[Tensor], *, lr: float) -> list[Optimizer]:
 
     Every built-in method uses it with the same default, so that real parts are trained alike.
     """
+    _require(lr >= 0, "lr", ">= 0", lr)
     chosen = list(parameters)
     return [Adam(chosen, lr=lr, fused=True)] if chosen else []
 

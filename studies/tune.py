@@ -29,14 +29,14 @@ from studies.runner.records import Store
 Space = Mapping[str, Sequence[float]]
 
 
-def _round_values(low: int, high: int) -> tuple[float, ...]:
-    """1, 2 and 5 times each power of ten from 10^low up to 10^high."""
-    steps = [float(f"{digit}e{power}") for power in range(low, high) for digit in (1, 2, 5)]
+def _round_values(low: int, high: int, digits: Sequence[str] = ("1", "2", "5")) -> tuple[float, ...]:
+    """Each digit times each power of ten, from 10^low up to 10^high."""
+    steps = [float(f"{digit}e{power}") for power in range(low, high) for digit in digits]
     return (*steps, float(f"1e{high}"))
 
 
 SPACES: dict[str, Space] = {
-    "full-precision": {"lr": _round_values(-5, -1)},
+    "full-precision": {"lr": _round_values(-4, -1, ("1", "1.5", "2", "3", "5", "7"))},
     "ste": {"lr": _round_values(-4, -1), "clip": (0.5, 1.0, 2.0), "init": (0.05, 0.2, 0.5)},
     "bop": {"adaptivity": _round_values(-5, -1), "threshold": _round_values(-9, -4)},
     "bayesbinn": {
@@ -53,7 +53,7 @@ PROBLEMS = ("digits", "mnist-10k")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the search and print the trial table as Markdown; exit status 0."""
     parser = argparse.ArgumentParser(prog="python -m studies.tune", description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=16, help="trials per method (a power of two; default 16)")
+    parser.add_argument("--trials", type=int, default=16, help="distinct trials per method (default 16)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds per trial (default 2)")
     parser.add_argument("--out", type=Path, default=Path("results/tune"), help="where records are kept")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("BITRELAX_DATA"), help="folder with MNIST/raw")
@@ -88,13 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_trials(space: Space, trials: int, name: str) -> list[dict[str, float]]:
-    """`trials` points of a scrambled Sobol sequence over the grid, seeded by the method's name."""
-    if trials < 1 or trials & (trials - 1):
-        raise SystemExit(f"--trials must be a power of two (got {trials}): Sobol points are balanced only then")
-    points = qmc.Sobol(len(space), rng=seed_of("tune", name)).random_base2(int(math.log2(trials)))
-    return [
-        {key: grid[int(u * len(grid))] for (key, grid), u in zip(space.items(), point, strict=True)} for point in points
-    ]
+    """The first `trials` distinct points of a scrambled Sobol sequence over the grid, seeded by the method's name.
+
+    Exits with a message when the grid has fewer points than that: trials must be equal for every method.
+    """
+    size = math.prod(len(grid) for grid in space.values())
+    if not 1 <= trials <= size:
+        raise SystemExit(f"--trials must be from 1 to {size}, the size of the grid of {name} (got {trials})")
+    sequence = qmc.Sobol(len(space), rng=seed_of("tune", name))
+    distinct: dict[tuple[float, ...], None] = {}
+    while len(distinct) < trials:
+        for point in sequence.random(64):
+            distinct.setdefault(tuple(grid[int(u * len(grid))] for grid, u in zip(space.values(), point, strict=True)))
+    return [dict(zip(space, point, strict=True)) for point in list(distinct)[:trials]]
 
 
 def cell_of(problem: str, method: str, trial: Mapping[str, float], seed: int) -> Cell:
@@ -127,7 +133,8 @@ def score(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         value = record["predictions"][0]["metrics"]["validation"]["accuracy"] if finished else math.nan
         rows.append({"method": method, "trial": _spell(searched), "problem": record["problem"], "value": value})
     frame = pd.DataFrame(rows)
-    means = frame.groupby(["method", "trial", "problem"])["value"].agg(lambda v: v.mean(skipna=False)).unstack("problem")
+    values = frame.groupby(["method", "trial", "problem"])["value"]
+    means = values.agg(lambda v: v.mean(skipna=False)).unstack("problem")
     means["score"] = means[list(PROBLEMS)].mean(axis=1, skipna=False)
     order = {name: i for i, name in enumerate(SPACES)}
     table = means.reset_index()

@@ -3,7 +3,8 @@
 Intervals are Student t over seeds: mean +- t(0.975, n - 1) sd / sqrt(n), sd with n - 1; not clipped to a metric's
 range; NaN for n < 2. A seed is the unit, so they say how much a rerun varies, not how another test set would.
 Differences are paired by seed, which methods share for initial signs, data order and noise. Only rows of the same
-study, problem, setting and bits are ever ranked together (a BLOCK).
+study, problem, setting, bits and number of networks averaged are ever ranked together (a BLOCK): a row that averages
+ten networks costs ten times as much to run as a single one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Entry = tuple[Any, ...]  # the values of ENTRY
 
 CONFIG = ["study", "problem", "setting", "method", "variant"]
 ENTRY = [*CONFIG, "prediction", "networks", "weight_bits", "activation_bits"]
-BLOCK = ["study", "problem", "setting", "weight_bits", "activation_bits"]
+BLOCK = ["study", "problem", "setting", "weight_bits", "activation_bits", "networks"]
 SUMMARY = [*ENTRY, "metric", "n", "mean", "sd", "ci_low", "ci_high", "failures", "stale", "standing"]
 PAIRED = [*ENTRY, "metric", "reference", "is_reference", "n", "mean", "sd", "ci_low", "ci_high", "tied"]
 

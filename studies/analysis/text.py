@@ -1,4 +1,7 @@
-"""The summary as it is read on a screen or in a log: a table a problem, a section a pair of bits, and footnotes."""
+"""The summary as it is read on a screen or in a log: a table a problem, a section a BLOCK, and footnotes.
+
+A block is what is ranked together: equal bits of weights and activations, equally many networks averaged.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from studies.analysis.tables import CONFIG, smallest_p
 
 WIDTH = 100  # columns of a log line, and the most that a table takes on a terminal
 MARKS = {"best": "*", "tied": "="}
-COLUMNS = ("", "method", "prediction", "nets", "acc %", "sd", "95 % CI", "NLL", "ECE", "s", "n")
+COLUMNS = ("", "method", "prediction", "acc %", "sd", "95 % CI", "NLL", "ECE", "s", "n")
 LEFT = ("", "method", "prediction")
 SIGNIFICANT_PAIRS = 6  # seeds from which on an exact paired test can reach p < 0.05
 
@@ -65,8 +68,8 @@ def _table(place: tuple[str, str, str], entries: pd.DataFrame) -> Table:
     for name in (*COLUMNS, "fail") if failed else COLUMNS:
         left = name in LEFT
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left or not name)
-    for bits, block in entries.groupby(["weight_bits", "activation_bits"], dropna=False, sort=True):
-        table.add_row("", Text(_bits(*bits), style="italic dim"))
+    for cost, block in entries.groupby(["weight_bits", "activation_bits", "networks"], dropna=False, sort=True):
+        table.add_row("", Text(_cost(*cost), style="italic dim"))
         for _, entry in _ranked(block).iterrows():
             table.add_row(*_cells(entry, failed), style="bold" if entry["standing"] == "best" else None)
         table.add_section()
@@ -83,7 +86,6 @@ def _cells(entry: pd.Series, failed: bool) -> Iterator[str]:
     yield MARKS.get(entry["standing"], "")
     yield f"{entry['method']} ({entry['variant']})" if entry["variant"] else entry["method"]
     yield "" if pd.isna(entry["prediction"]) else entry["prediction"]
-    yield "" if pd.isna(entry["networks"]) else str(entry["networks"])
     yield _number(100 * entry["mean"], 2)
     yield _number(100 * entry["sd"], 2)
     yield "–" if pd.isna(entry["ci_low"]) else f"{100 * entry['ci_low']:.2f}–{100 * entry['ci_high']:.2f}"
@@ -99,21 +101,21 @@ def _number(value: float, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _bits(weights: float, activations: float) -> str:
+def _cost(weights: float, activations: float, networks: float) -> str:
     if pd.isna(weights) or pd.isna(activations):
         return "bits unknown"  # no cell got as far as a network
-    return f"W{weights}/A{activations}"
+    return f"W{weights}/A{activations}" + (f", {networks} networks" if networks > 1 else "")
 
 
 def _notes(entries: pd.DataFrame) -> Iterator[str]:
     yield (
-        "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. nets: networks "
-        "averaged; s: seconds of training; W/A: bits of weights and activations (32: real). "
-        "Rows are ranked within equal bits only, by differences paired by seed."
+        "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. s: seconds of training; "
+        "W/A: bits of weights and activations (32: real). Rows are ranked within equal bits and equally many networks "
+        "averaged only, by differences paired by seed."
     )
     if (entries["standing"] != "").any():
         yield (
-            "* best mean accuracy of its bits; = not told apart from it: "
+            "* best mean accuracy of its section; = not told apart from it: "
             "the 95 % CI of the paired difference includes 0 (uncorrected)."
         )
     seeds = int(entries["n"].max())

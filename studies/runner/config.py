@@ -123,9 +123,9 @@ def _training(description: Description, settings: list[Setting], errors: list[st
         "schedule": Key("schedule", schedules, description.schedule),
     }
     chosen = choose(schema, settings, "a problem", errors)
-    if chosen.values["batch"] < 1:
+    if chosen.values["batch"] < 2:
         given = chosen.given["batch"]
-        errors.append(f"{given.path} must be >= 1 (got {spelt(given)}, from {given.origin})")
+        errors.append(f"{given.path} must be >= 2, for batch norm (got {spelt(given)}, from {given.origin})")
     return chosen.values
 
 
