@@ -2,6 +2,7 @@
 
 import os
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -19,3 +20,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("torch sees no CUDA device")
     if item.get_closest_marker("data") and not os.environ.get("BITRELAX_DATA"):
         pytest.skip("BITRELAX_DATA is not set: it names the folder with the real data sets")
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """Calls as a user has them: the annotations' own shape check exists only under test and would answer first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -586,6 +586,20 @@ def test_a_real_run_that_overflows_is_diverged_not_crashed():
     assert math.isfinite(fitted.diverged.last_finite_loss) and fitted.diverged.step > 1
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_parameter_that_a_sign_hides_is_found_when_the_epoch_ends(bad):
+    # sign(nan) and sign(inf) are signs: the loss stays finite
+    run = run_of(bop(), steps=12)
+    run.step()
+    name, law = next(iter(laws(run.model)))
+    with torch.no_grad():
+        law.coordinates()[0].parameter[0, 0] = bad
+    epochs: list[Epoch] = []
+    diverged = fit(run, watch=epochs.append).diverged
+    assert diverged is not None and diverged.step == run.budget.steps_per_epoch and epochs == []
+    assert str(diverged).startswith(f"parameter '{name}.latents' not finite at step {diverged.step}; last finite loss ")
+
+
 def test_divergence_reads_as_a_sentence():
     assert str(Diverged(7, 0.25)) == "loss not finite at step 7; last finite loss 0.25"
     assert str(Diverged(1, math.nan)) == "loss not finite at step 1; no finite loss before it"

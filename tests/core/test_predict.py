@@ -242,6 +242,11 @@ def same(one: Statistics, other: Statistics) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_a_rule_that_averages_something_unknown_is_refused(shapes_unchecked):
+    with pytest.raises(ValueError, match=r"rule 'mine': combine must be logits or probabilities \(got 'probs'\)"):
+        Predictor("mine", 1, 1, lambda model, rng: [], "probs")
+
+
 def test_each_network_of_an_ensemble_has_its_own_statistics():
     prediction = predict(network(), ensemble(3, SIGNS), TRAIN, (TEST,), generator("rule"))
     first, second, third = prediction.statistics

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import jaxtyping
 import mpmath
 import numpy as np
 import pytest
@@ -188,14 +187,6 @@ def test_the_prior_is_saved_with_the_law_but_is_no_parameter():
     other.load_state_dict(law.state_dict())
     assert torch.equal(other.prior, law.prior)
     assert len(list(law.parameters())) == 1
-
-
-@pytest.fixture
-def shapes_unchecked():
-    """Calls as a user has them: the annotations' own shape check exists only under test and would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_prior_of_another_shape_is_refused_with_both_shapes(shapes_unchecked):
