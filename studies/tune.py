@@ -2,12 +2,13 @@
 
 Each method gets the same number of quasi-random trials (scrambled Sobol points over a grid of round values), each run
 on the same problems with the same seeds; the score is the mean validation accuracy of the mode prediction, the one
-rule every method has. Run with `python -m studies.tune`; the chosen trial becomes the factory's default by hand.
+rule every method has. Run with `python -m studies.tune`; the best trial of a method becomes its factory's defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -23,8 +24,10 @@ from core import architectures
 from core.problems import describe
 from core.seeds import seed as seed_of
 from studies.runner.cells import Cell
-from studies.runner.execute import examine, execute
-from studies.runner.records import Store
+from studies.runner.config import Plan
+from studies.runner.manifest import manifest
+from studies.runner.request import Stop
+from studies.runner.session import carry_out
 
 Space = Mapping[str, Sequence[float]]
 
@@ -45,45 +48,41 @@ SPACES: dict[str, Space] = {
         "natural0": (0.1, 0.5, 1.0, 2.0, 5.0),
         "momentum": (0.0, 0.9),
     },
-    "bayesbinn-published": {"lr": _round_values(-5, -2), "momentum": (0.0, 0.9)},
+    # "as published" but for the rate, which belongs to the length of the run
+    "bayesbinn-published": {"lr": _round_values(-5, -2, ("1", "1.5", "2", "3", "5", "7"))},
 }
 PROBLEMS = ("digits", "mnist-10k")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the search and print the trial table as Markdown; exit status 0."""
-    parser = argparse.ArgumentParser(prog="python -m studies.tune", description=__doc__.splitlines()[0])
+    """Run the search, write OUT/trials.csv and OUT/manifest.json, print the trial table as Markdown; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m studies.tune", description="Search the methods' defaults.")
     parser.add_argument("--trials", type=int, default=16, help="distinct trials per method (default 16)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds per trial (default 2)")
-    parser.add_argument("--out", type=Path, default=Path("results/tune"), help="where records are kept")
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("BITRELAX_DATA"), help="folder with MNIST/raw")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args(argv)
-
-    trials = {name: draw_trials(space, arguments.trials, name) for name, space in SPACES.items()}
-    cells = [
+    parser.add_argument("--out", type=Path, default=Path("results/tune"), help="default: results/tune")
+    parser.add_argument("--data-dir", type=Path, help="data sets (default: the environment's BITRELAX_DATA)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    chosen = parser.parse_args(words)
+    cells = tuple(
         cell_of(problem, method, trial, seed)
         for problem in PROBLEMS
-        for method, drawn in trials.items()
-        for trial in drawn
-        for seed in range(arguments.seeds)
-    ]
-    data_dir = None if arguments.data_dir is None else Path(arguments.data_dir)
-    store = Store(arguments.out)
-    store.prepare(len(cells))
-    verdicts = examine(cells, store, data_dir, reuse_stale=False)
-    records = execute(
-        verdicts,
-        store,
-        data_dir=data_dir,
-        backend="processes",
-        workers=arguments.workers,
-        keep_states=False,
-        reporter=_Lines(len(cells)),
+        for method, space in SPACES.items()
+        for trial in draw_trials(space, chosen.trials, method)
+        for seed in range(chosen.seeds)
     )
-    table = score(records)
-    table.to_csv(arguments.out / "trials.csv", index=False, float_format="%.6g")
-    print(markdown(table))
+    plan = Plan(cells, chosen.out, chosen.data_dir, "processes", chosen.workers)
+    try:
+        done = carry_out(plan, reuse_stale=False, keep_states=False, require_all=True)
+    except Stop as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
+    table = trials(done.records)
+    table.to_csv(chosen.out / "trials.csv", index=False, float_format="%.9g", lineterminator="\n")
+    command = ["python", "-m", "studies.tune", *words]
+    made = manifest(command, started=done.started, workers=plan.workers, backend=plan.backend)
+    (chosen.out / "manifest.json").write_text(json.dumps(made, indent=1) + "\n")
+    print(markdown(scores(table)))
     return 0
 
 
@@ -120,30 +119,34 @@ def cell_of(problem: str, method: str, trial: Mapping[str, float], seed: int) ->
     )
 
 
-def score(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a trial: method, its searched hyperparameters, mean validation accuracy per problem and over both.
-
-    A trial with any cell that did not finish scores nan and is last.
-    """
+def trials(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a cell: method, trial, problem, seed, status, validation accuracy of the mode (nan if not finished)."""
     rows = []
     for record in records:
-        method = record["method"]
-        searched = {k: record["config"]["hyperparameters"][k] for k in SPACES[method]}
+        searched = {name: record["config"]["hyperparameters"][name] for name in SPACES[record["method"]]}
         finished = record["status"] == "finished"
-        value = record["predictions"][0]["metrics"]["validation"]["accuracy"] if finished else math.nan
-        rows.append({"method": method, "trial": _spell(searched), "problem": record["problem"], "value": value})
-    frame = pd.DataFrame(rows)
-    values = frame.groupby(["method", "trial", "problem"])["value"]
+        accuracy = record["predictions"][0]["metrics"]["validation"]["accuracy"] if finished else math.nan
+        names = {name: record[name] for name in ("method", "problem", "seed", "status", "key")}
+        rows.append({**names, "trial": _spell(searched), "validation_accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def scores(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a trial, each method's best first: mean accuracy over seeds per problem, and the mean of those.
+
+    A trial with a cell that did not finish scores nan and is last.
+    """
+    values = table.groupby(["method", "trial", "problem"])["validation_accuracy"]
     means = values.agg(lambda v: v.mean(skipna=False)).unstack("problem")
     means["score"] = means[list(PROBLEMS)].mean(axis=1, skipna=False)
-    order = {name: i for i, name in enumerate(SPACES)}
-    table = means.reset_index()
-    table["rank"] = table["method"].map(order)
-    return table.sort_values(["rank", "score", "trial"], ascending=[True, False, True]).drop(columns="rank")
+    order = {name: place for place, name in enumerate(SPACES)}
+    ranked = means.reset_index().assign(place=lambda frame: frame["method"].map(order))
+    ranked = ranked.sort_values(["place", "score", "trial"], ascending=[True, False, True], ignore_index=True)
+    return ranked.drop(columns="place")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The trial table for docs/defaults.md; the first row of each method is the chosen one."""
+    """The trial table of docs/defaults.md, in percent; the first row of each method is the chosen one."""
     lines = ["| method | trial | " + " | ".join(PROBLEMS) + " | score |", "|---|---|" + "---|" * (len(PROBLEMS) + 1)]
     for row in table.to_dict("records"):
         values = " | ".join(f"{100 * row[key]:.2f}" for key in (*PROBLEMS, "score"))
@@ -153,23 +156,6 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _spell(trial: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in trial.items())
-
-
-class _Lines:
-    """One line a finished cell, on stderr."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-
-    def started(self, cell: Cell) -> None:
-        """Nothing: the line comes when the cell ends."""
-
-    def finished(self, cell: Cell, record: Mapping[str, Any]) -> None:
-        self.done += 1
-        print(f"{self.done}/{self.total} {cell.label()} {record['status']}", file=sys.stderr)
-
-    def warning(self, text: str) -> None:
-        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -46,16 +46,23 @@ def look(asked: Request, flags: argparse.Namespace) -> str:
         _warn_of_plugins()
         return catalogue(asked.data_dir)
     plan = _planned(asked)
-    verdicts = _examined(plan, Store(plan.out), flags)
+    verdicts = _examined(plan, Store(plan.out), flags.reuse_stale, flags.require_all)
     return "\n".join([reasons(verdicts)] * flags.explain + [counts(verdicts)])
 
 
 def run(asked: Request, flags: argparse.Namespace) -> Done:
     """Run what has no record yet. Raises ConfigErrors, Refused, Interrupted."""
-    started = datetime.now(UTC)
     plan = _planned(asked)
+    return carry_out(
+        plan, reuse_stale=flags.reuse_stale, keep_states=not flags.no_states, require_all=flags.require_all
+    )
+
+
+def carry_out(plan: Plan, *, reuse_stale: bool, keep_states: bool, require_all: bool) -> Done:
+    """Run what has no record yet of a plan, told on the terminal. Raises as `run`."""
+    started = datetime.now(UTC)
     store = Store(plan.out)
-    verdicts = _examined(plan, store, flags)
+    verdicts = _examined(plan, store, reuse_stale, require_all)
     waiting = [verdict.cell for verdict in verdicts if verdict.runs]
     cached = len(verdicts) - len(waiting)
     if cached:
@@ -69,7 +76,7 @@ def run(asked: Request, flags: argparse.Namespace) -> Done:
                 data_dir=plan.data_dir,
                 backend=plan.backend,
                 workers=plan.workers,
-                keep_states=not flags.no_states,
+                keep_states=keep_states,
                 reporter=reporting,
             )
     except KeyboardInterrupt:
@@ -85,17 +92,17 @@ def _planned(asked: Request) -> Plan:
     return resolve(asked)
 
 
-def _examined(plan: Plan, store: Store, flags: argparse.Namespace) -> list[Verdict]:
+def _examined(plan: Plan, store: Store, reuse_stale: bool, require_all: bool) -> list[Verdict]:
     """The verdicts. Problems without data are warned of or, with --require-all, an error."""
     try:
-        verdicts = examine(plan.cells, store, plan.data_dir, reuse_stale=flags.reuse_stale)
+        verdicts = examine(plan.cells, store, plan.data_dir, reuse_stale=reuse_stale)
     except StorageError as error:
         raise Refused(str(error)) from error
     for text in store.warnings:
         _warn(text)
     without = dict.fromkeys(v.cell.problem for v in verdicts if not v.provenance.data)
     missing = [message for problem in without if (message := _missing(problem, plan))]
-    if missing and flags.require_all:
+    if missing and require_all:
         raise ConfigErrors(missing)
     for message in missing:
         _warn(f"{message}\nits cells become unavailable; --require-all stops instead")
