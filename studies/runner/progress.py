@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
-from studies.runner.cells import Cell
+from studies.runner.cells import Cell, canonical
 
 FINE = ("finished", "skipped")  # statuses that are no failure
 
@@ -37,12 +37,12 @@ class Reporting:
         errors: Console,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._waiting = {cell.label(): cell for cell in cells}
-        self._began: dict[str, float] = {}
+        self._waiting = {_identity(cell): cell for cell in cells}
+        self._began: dict[bytes, float] = {}
         self._seconds: dict[tuple[str, str], list[float]] = {}
         self.done = done
         self.total = done + len(self._waiting)
-        self._width = max(map(len, self._waiting), default=0)
+        self._width = max((len(cell.label()) for cell in self._waiting.values()), default=0)
         self._workers, self._console, self._errors, self._clock = workers, console, errors, clock
         self._live = _live_line(console, self.total, done) if console.is_terminal else None
 
@@ -59,14 +59,14 @@ class Reporting:
 
     def started(self, cell: Cell) -> None:
         """A worker took the cell."""
-        self._began[cell.label()] = self._clock()
+        self._began[_identity(cell)] = self._clock()
 
     def finished(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """The cell has its record, of whatever status."""
-        label = cell.label()
-        if (began := self._began.pop(label, None)) is not None:
+        label, identity = cell.label(), _identity(cell)
+        if (began := self._began.pop(identity, None)) is not None:
             self._seconds.setdefault((cell.problem, cell.method), []).append(self._clock() - began)
-        del self._waiting[label]
+        del self._waiting[identity]
         self.done += 1
         result, left = outcome(record), _time_left(self.eta())
         line = f"{self.done:{len(str(self.total))}}/{self.total} {label:{self._width}}  {result}"
@@ -86,8 +86,8 @@ class Reporting:
         if not self._seconds:
             return None
         left = 0.0
-        for label, cell in self._waiting.items():
-            spent = self._clock() - self._began[label] if label in self._began else 0.0
+        for identity, cell in self._waiting.items():
+            spent = self._clock() - self._began[identity] if identity in self._began else 0.0
             left += max(0.0, self._expected(cell) - spent)
         return left / max(1, min(self._workers, len(self._waiting)))
 
@@ -100,6 +100,11 @@ class Reporting:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _identity(cell: Cell) -> bytes:
+    """Cells of one label may differ in settings."""
+    return canonical(cell.config())
 
 
 def outcome(record: Mapping[str, Any]) -> str:

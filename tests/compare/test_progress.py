@@ -1,6 +1,7 @@
 """Progress: one line a finished cell, failures by reason, and a time left that follows from what has finished."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -58,6 +59,14 @@ def test_failed_cell_is_one_line_with_status_and_reason():
 
 def test_accuracy_that_is_null_is_shown_as_none():
     assert outcome(_finished(accuracy=None)) == "accuracy   –      1.2 s"
+
+
+def test_cells_that_differ_in_settings_alone_are_each_counted():
+    cells = [replace(_cell(), hyperparameters={"lr": lr}) for lr in (0.1, 0.2, 0.3)]
+    reporting, out, _, clock = _reporting(cells)
+    for cell in cells:
+        _run(reporting, clock, cell, 1.0)
+    assert reporting.total == reporting.done == 3 and out.getvalue().count("digits / ste / seed 0") == 3
 
 
 def test_time_left_counts_each_waiting_cell_as_its_own_kind():
