@@ -1,13 +1,14 @@
 """Test accuracy: a row an entry, a panel a problem; mean, 95 % interval, and every seed.
 
-Rows stand under their bits, since only rows of equal bits are ranked. The control (real weights in its mode rule) is
-also a grey band across its panel. What lies far below the rest is drawn at the edge with its number.
+Rows stand under what they cost (bits, networks averaged), since only rows of equal cost are ranked. The control (real
+weights in its mode rule) is also a grey band across its panel. What lies far below the rest is drawn at the edge with
+its number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,13 +17,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from studies.analysis import marks
+from studies.analysis.tables import COST, cost
 from studies.analysis.tidy import labelled
 
 ROW_INCHES, PANEL_INCHES = 0.34, 2.9
 SEEDS_BELOW, STACK = 0.26, 0.12  # seeds lie this far under their mean, equal ones this far apart; in rows
 LEAST_SPREAD = 0.5  # points of accuracy: closer entries never make an outlier of each other
-Row = tuple[Any, ...]  # weight bits, activation bits, name, prediction
-BITS = ["weight_bits", "activation_bits"]
+
+
+class Row(NamedTuple):
+    """A row of the figure; a heading where `entry` is empty."""
+
+    weight_bits: int
+    activation_bits: int
+    networks: int
+    entry: str
+    prediction: str
 
 
 def accuracy(rows: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
@@ -55,16 +65,16 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lines(means: pd.DataFrame) -> list[Row]:
-    """The figure's rows, top first: for each pair of bits a heading (no name), then entries from best to worst.
+    """The figure's rows, top first: for each cost a heading (no name), then entries from best to worst.
 
     The order is that of the mean over problems, the same in every panel.
     """
-    overall = means.groupby([*BITS, "entry", "prediction"])["mean"].mean().reset_index()
+    overall = means.groupby([*COST, "entry", "prediction"])["mean"].mean().reset_index()
     lines: list[Row] = []
-    for bits, block in overall.groupby(BITS):
-        lines.append((*bits, "", ""))
+    for paid, block in overall.groupby(COST):
+        lines.append(Row(*paid, "", ""))
         block = block.sort_values(["mean", "entry", "prediction"], ascending=[False, True, True])
-        lines += [(*bits, entry, rule) for entry, rule in zip(block["entry"], block["prediction"], strict=True)]
+        lines += [Row(*paid, entry, rule) for entry, rule in zip(block["entry"], block["prediction"], strict=True)]
     return lines
 
 
@@ -77,16 +87,16 @@ def _panel(ax: Axes, means: pd.DataFrame, seeds: pd.DataFrame, lines: Sequence[R
     ax.set_xlabel("accuracy (%)")
     ax.yaxis.grid(False)
     ax.hlines(
-        [y for y, line in enumerate(lines) if line[2]], 0, 1, transform=ax.get_yaxis_transform(), color="0.9", lw=0.8
+        [y for y, line in enumerate(lines) if line.entry], 0, 1, transform=ax.get_yaxis_transform(), color="0.9", lw=0.8
     )
     _control(ax, means)
-    shapes = marks.markers([line[3] for line in lines if line[3]])
-    palette = marks.colours(sorted({line[2] for line in lines if line[2]}))
+    shapes = marks.markers([line.prediction for line in lines if line.prediction])
+    palette = marks.colours(sorted({line.entry for line in lines if line.entry}))
     for y, line in enumerate(lines):
         for _, row in means[_is(means, line)].iterrows():  # one, or none where the entry did not run
-            colour = palette[line[2]]
+            colour = palette[line.entry]
             _seeds(ax, y, 100 * seeds[_is(seeds, line)]["value"], low, colour)
-            _mean(ax, y, row, low, colour, shapes[line[3]])
+            _mean(ax, y, row, low, colour, shapes[line.prediction])
 
 
 def _seeds(ax: Axes, y: int, values: pd.Series, low: float, colour: Any) -> None:
@@ -116,9 +126,7 @@ def _mean(ax: Axes, y: int, row: pd.Series, low: float, colour: Any, shape: str)
 
 
 def _is(frame: pd.DataFrame, line: Row) -> pd.Series:
-    weights, activations, entry, rule = line
-    bits = (frame["weight_bits"] == weights) & (frame["activation_bits"] == activations)
-    return bits & (frame["entry"] == entry) & (frame["prediction"] == rule)
+    return (frame[list(Row._fields)] == list(line)).all(axis=1)
 
 
 def _control(ax: Axes, means: pd.DataFrame) -> None:
@@ -134,13 +142,11 @@ def _is_control(means: pd.DataFrame) -> pd.Series:
 
 def _label(ax: Axes, lines: Sequence[Row]) -> None:
     """Row names on the left of a first panel, headings in bold."""
-    labels = [
-        f"{entry} · {rule}" if entry else f"W{weights}/A{activations}" for weights, activations, entry, rule in lines
-    ]
+    labels = [f"{row.entry} · {row.prediction}" if row.entry else cost(*row[: len(COST)]) for row in lines]
     ax.set_yticks(range(len(lines)), labels)
     ax.set_ylim(len(lines) - 0.4, -0.6)
     for tick, line in zip(ax.yaxis.get_major_ticks(), lines, strict=True):
-        tick.label1.set_fontweight("normal" if line[2] else "bold")
+        tick.label1.set_fontweight("normal" if line.entry else "bold")
 
 
 def _legend(means: pd.DataFrame) -> list[Line2D | Patch]:

@@ -34,7 +34,8 @@ Entry = tuple[Any, ...]  # the values of ENTRY
 
 CONFIG = ["study", "problem", "setting", "method", "variant"]
 ENTRY = [*CONFIG, "prediction", "networks", "weight_bits", "activation_bits"]
-BLOCK = ["study", "problem", "setting", "weight_bits", "activation_bits", "networks"]
+COST = ["weight_bits", "activation_bits", "networks"]
+BLOCK = ["study", "problem", "setting", *COST]
 SUMMARY = [*ENTRY, "metric", "n", "mean", "sd", "ci_low", "ci_high", "failures", "stale", "standing"]
 PAIRED = [*ENTRY, "metric", "reference", "is_reference", "n", "mean", "sd", "ci_low", "ci_high", "tied"]
 
@@ -75,6 +76,13 @@ def interval(values: Sequence[float] | pd.Series) -> tuple[float, float]:
     middle = float(np.mean(values))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1)) / math.sqrt(n)
     return middle - half, middle + half
+
+
+def cost(weight_bits: float, activation_bits: float, networks: float) -> str:
+    """What a prediction takes, as a heading: "W1/A32", "W1/A32, 10 networks"."""
+    if pd.isna(weight_bits) or pd.isna(activation_bits):
+        return "bits unknown"  # no cell got as far as a network
+    return f"W{weight_bits}/A{activation_bits}" + (f", {networks} networks" if networks > 1 else "")
 
 
 def smallest_p(n: int) -> float:

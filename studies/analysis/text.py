@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from studies.analysis.tables import CONFIG, smallest_p
+from studies.analysis.tables import CONFIG, COST, cost, smallest_p
 
 WIDTH = 100  # columns of a log line, and the most that a table takes on a terminal
 MARKS = {"best": "*", "tied": "="}
@@ -68,8 +68,8 @@ def _table(place: tuple[str, str, str], entries: pd.DataFrame) -> Table:
     for name in (*COLUMNS, "fail") if failed else COLUMNS:
         left = name in LEFT
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left or not name)
-    for cost, block in entries.groupby(["weight_bits", "activation_bits", "networks"], dropna=False, sort=True):
-        table.add_row("", Text(_cost(*cost), style="italic dim"))
+    for paid, block in entries.groupby(COST, dropna=False, sort=True):
+        table.add_row("", Text(cost(*paid), style="italic dim"))
         for _, entry in _ranked(block).iterrows():
             table.add_row(*_cells(entry, failed), style="bold" if entry["standing"] == "best" else None)
         table.add_section()
@@ -99,12 +99,6 @@ def _cells(entry: pd.Series, failed: bool) -> Iterator[str]:
 
 def _number(value: float, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def _cost(weights: float, activations: float, networks: float) -> str:
-    if pd.isna(weights) or pd.isna(activations):
-        return "bits unknown"  # no cell got as far as a network
-    return f"W{weights}/A{activations}" + (f", {networks} networks" if networks > 1 else "")
 
 
 def _notes(entries: pd.DataFrame) -> Iterator[str]:

@@ -58,7 +58,7 @@ def test_every_entry_of_every_problem_is_a_row_and_every_seed_a_dot(study, accur
     table = table[table["metric"] == "accuracy"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     expected = {f"{method} · {rule}" for method, rule in zip(table["method"], table["prediction"], strict=True)}
-    assert set(labels) == expected | {"W1/A32", "W32/A32"}
+    assert set(labels) == expected | {"W1/A32", "W1/A32, 10 networks", "W32/A32"}
     for ax, (_, of_problem) in zip(figure.axes, table.groupby("problem"), strict=True):
         dots = sum(len(collection.get_offsets()) for collection in ax.collections if len(collection.get_offsets()) > 1)
         assert dots == of_problem.loc[of_problem["method"] != "bop", "n"].sum()
