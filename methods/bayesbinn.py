@@ -15,9 +15,9 @@ from solvers.geometric import GeometricSGD, real_solvers
 @register("bayesbinn")
 def bayesbinn(
     *,
-    lr: float = 1e-3,
-    temperature: float = 0.5,
-    natural0: float = 1.0,
+    lr: float = 5e-2,
+    temperature: float = 0.1,
+    natural0: float = 5.0,
     bound: float = 6.0,
     momentum: float = 0.9,
     draws: int = 1,

@@ -13,7 +13,7 @@ from solvers.geometric import real_solvers
 
 
 @register("bop")
-def bop(*, adaptivity: float = 1e-3, threshold: float = 1e-6, slope_window: float = 1.0) -> Method:
+def bop(*, adaptivity: float = 1e-4, threshold: float = 1e-8, slope_window: float = 1.0) -> Method:
     """adaptivity: gamma, the weight of the new gradient in the average, annealed by the schedule.
 
     threshold: how far the average must push against a sign to flip it. slope_window: of a binary activation's slope.

@@ -10,7 +10,7 @@ from solvers.geometric import real_solvers
 
 
 @register("full-precision")
-def full_precision(*, lr: float = 1e-3, slope_window: float = 1.0) -> Method:
+def full_precision(*, lr: float = 7e-3, slope_window: float = 1.0) -> Method:
     """lr: Adam's rate. slope_window: where the slope of a binary activation is 1."""
     activations = SignActivation(ClippedStraightThrough(slope_window))
     return Method(

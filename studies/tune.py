@@ -127,7 +127,7 @@ def trials(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         finished = record["status"] == "finished"
         accuracy = record["predictions"][0]["metrics"]["validation"]["accuracy"] if finished else math.nan
         names = {name: record[name] for name in ("method", "problem", "seed", "status", "key")}
-        rows.append({**names, "trial": _spell(searched), "validation_accuracy": accuracy})
+        rows.append({**names, "trial": spell(searched), "validation_accuracy": accuracy})
     return pd.DataFrame(rows)
 
 
@@ -154,7 +154,8 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _spell(trial: Mapping[str, float]) -> str:
+def spell(trial: Mapping[str, float]) -> str:
+    """A trial in words: "lr=0.05, clip=1"."""
     return ", ".join(f"{key}={value:g}" for key, value in trial.items())
 
 

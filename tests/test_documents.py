@@ -1,14 +1,16 @@
-"""The README's promises: its example is a method, its table is that of the committed records."""
+"""The documents' promises: the README's example is a method; its tables and that of the defaults are of the records."""
 
 import importlib.util
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import methods
 import studies
 from methods.conformance import CHECKS
+from studies import tune
 from studies.analysis import tables, text
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +40,23 @@ def test_the_tables_are_those_of_the_committed_records(study):
     printed = text.plain(tables.summary(studies.load(ROOT / "results" / study)))
     for line in printed.splitlines():
         assert line in README.splitlines(), f"results/{study} has a line that README.md does not: {line!r}"
+
+
+def test_the_trial_table_is_that_of_the_committed_trials():
+    table = tune.markdown(tune.scores(pd.read_csv(ROOT / "results" / "tune" / "trials.csv")))
+    assert table in (ROOT / "docs" / "defaults.md").read_text()
+
+
+@pytest.mark.parametrize("name", list(tune.SPACES))
+def test_the_defaults_are_the_best_trial_of_each_method(name):
+    table = tune.scores(pd.read_csv(ROOT / "results" / "tune" / "trials.csv"))
+    best = table[table["method"] == name].iloc[0]
+    defaults = {key: methods.signature(name)[key].default for key in tune.SPACES[name]}
+    assert best["trial"] == tune.spell(defaults)
+
+
+def test_every_method_has_equally_many_trials_each_with_every_problem_and_seed():
+    table = pd.read_csv(ROOT / "results" / "tune" / "trials.csv")
+    assert set(table.groupby("method")["trial"].nunique()) == {16}
+    assert set(table.groupby(["method", "trial"]).size()) == {2 * len(tune.PROBLEMS)}
+    assert (table["status"] == "finished").all()
