@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from studies.analysis import marks
 from studies.analysis.tables import COST, cost
@@ -84,6 +85,7 @@ def _panel(ax: Axes, means: pd.DataFrame, seeds: pd.DataFrame, lines: Sequence[R
     high = 100 * max(seeds["value"].max(), means["ci_high"].max())
     margin = 0.06 * max(high - low, LEAST_SPREAD)
     ax.set_xlim(low - margin, high + margin)
+    ax.xaxis.set_major_locator(MaxNLocator(4))  # more would touch, or stand out of a narrow panel
     ax.set_xlabel("accuracy (%)")
     ax.yaxis.grid(False)
     ax.hlines(
@@ -144,7 +146,7 @@ def _label(ax: Axes, lines: Sequence[Row]) -> None:
     """Row names on the left of a first panel, headings in bold."""
     labels = [f"{row.entry} · {row.prediction}" if row.entry else cost(*row[: len(COST)]) for row in lines]
     ax.set_yticks(range(len(lines)), labels)
-    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.set_ylim(len(lines) - 0.15, -0.6)  # room for the seeds under the last row
     for tick, line in zip(ax.yaxis.get_major_ticks(), lines, strict=True):
         tick.label1.set_fontweight("normal" if line.entry else "bold")
 
