@@ -59,7 +59,7 @@ def paired(rows: pd.DataFrame, metric: str, reference: str | None = None) -> pd.
     """Mean difference of each entry to a reference on the seeds they share, test split, columns PAIRED.
 
     reference: None for the best of each block (by mean, of entries with n >= 2 and no failed cell; a block without one
-    is left out), or a method's name: its mode rule, on the same problem and setting, whatever its bits. tied: the
+    or with a single entry is left out), or a method's name: its mode rule, on the same problem and setting, whatever its bits. tied: the
     interval includes 0; never with fewer than two shared seeds. Intervals are not corrected for their number.
     Raises ValueError for an unknown metric or reference, or one that has several variants.
     """
@@ -147,11 +147,11 @@ def _paired(rows: pd.DataFrame, metric: str, reference: str | None) -> pd.DataFr
 
 
 def _best(scores: pd.DataFrame, complete: pd.Series, metric: str) -> Iterator[tuple[pd.DataFrame, Entry]]:
-    """(block, its best entry): the first in order among equals."""
+    """(block, its best entry): the first in order among equals. Nothing is best where it stands alone."""
     for _, block in scores.groupby(level=BLOCK):
         configs = block.index.droplevel([name for name in ENTRY if name not in CONFIG])
         means = block.mean(axis=1)[(block.count(axis=1) >= 2).to_numpy() & complete.loc[configs].to_numpy()]
-        if len(means):
+        if len(means) and len(block) > 1:
             yield block, means.idxmax() if HIGHER_IS_BETTER[metric] else means.idxmin()
 
 

@@ -35,7 +35,7 @@ def test_rows_stand_under_their_bits_and_networks_best_first(study):
 def test_numbers_of_a_row_are_percent_and_seconds(make):
     (line,) = lines_with(printed([make(seed=s, accuracy=0.9 + 0.01 * s) for s in range(3)]), "ste")
     # mean 0.91, sd 0.01, half-width 4.3027 x 0.01 / sqrt(3) = 0.0248; nll 3 x 0.09; ece 0.2 x 0.09; seconds 1.1
-    assert line.split() == ["*", "ste", "mode", "91.00", "1.00", "88.52–93.48", "0.270", "0.018", "1.1", "3"]
+    assert line.split() == ["ste", "mode", "91.00", "1.00", "88.52–93.48", "0.270", "0.018", "1.1", "3"]
 
 
 @pytest.mark.parametrize(("n", "note"), [(2, "p of an exact paired test is 0.5"), (5, "is 0.0625"), (6, None)])
