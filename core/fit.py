@@ -10,15 +10,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from core.claims import check_claims
 from core.interface import Budget, Context, Method, Prepared, Rng, Tape
 from core.predict import as_float
 from core.statistics import Training
@@ -30,10 +30,6 @@ SCHEDULES: Mapping[str, Schedule] = {
     "constant": lambda progress: 1.0,
 }
 CHECK_EVERY = 20  # steps between reads of the losses: a read each step would stall a GPU
-
-
-class ClaimError(ValueError):
-    """A parameter is claimed by no solver or by several; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run spent and how it ended; the model is trained in place. passes = steps x draws."""
+    """What a run spent and how it ended; the model is trained in place.
+
+    passes = steps x (draws + the passes of what `prepare` returned).
+    """
 
     steps: int
     passes: int
@@ -80,8 +79,9 @@ class Run:
     """One training run that can be advanced step by step, saved and continued identically.
 
     inputs (N, *shape) raw and labels (N,) are resident tensors on the model's device. order: CPU generator of the
-    batch order. noise: generator on the model's device for weights, signs and dropout. Raises ClaimError, and
-    ValueError for an unknown schedule or a budget that does not fit the data or what was prepared.
+    batch order. noise: generator on the model's device for weights and signs; masks: for dropout (None: noise), apart
+    so that methods which draw more or less drop the same inputs. Raises ClaimError, and ValueError for an unknown
+    schedule or a budget that does not fit the data or what was prepared.
     """
 
     def __init__(
@@ -95,15 +95,16 @@ class Run:
         schedule: str,
         order: Rng,
         noise: Rng,
+        masks: Rng | None = None,
         prepared: Prepared | None = None,
     ) -> None:
         self.model, self.method, self.inputs, self.labels, self.budget = model, method, inputs, labels, budget
-        self.order, self.noise = order, noise
+        self.order, self.noise, self.masks = order, noise, masks
         self.prepared = prepared or Prepared()
         _check_arguments(budget, schedule, self.prepared, len(inputs), len(labels))
         self.factor = SCHEDULES[schedule]
-        self.solvers = list(method.solvers(model, budget))
-        check_claims(model, self.solvers)
+        self.solvers = [*method.solvers(model, budget), *self.prepared.solvers]
+        check_claims(model, self.solvers, self.prepared.modules)
         for group in self._groups():
             group.setdefault("initial_lr", group["lr"])
         self.done = self.prepared.steps
@@ -135,6 +136,7 @@ class Run:
             "solvers": [solver.state_dict() for solver in self.solvers],
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
+            "masks": None if self.masks is None else self.masks.get_state(),
             "permutation": self._permutation,
             "done": self.done,
         }
@@ -149,6 +151,8 @@ class Run:
             solver.load_state_dict(saved)
         self.order.set_state(state["order"])
         self.noise.set_state(state["noise"])
+        if self.masks is not None:
+            self.masks.set_state(state["masks"])
         self._permutation = state["permutation"]
         self.done = state["done"]
 
@@ -163,7 +167,7 @@ class Run:
         for _ in range(self.method.draws):
             context.tape.drawn.clear()
             context.tape.signs.clear()
-            logits = self.model(context.inputs, reading.during(Training(), context.tape), self.noise)
+            logits = self.model(context.inputs, reading.during(Training(self.masks), context.tape), self.noise)
             loss = F.cross_entropy(logits, context.labels)
             torch.autograd.backward(self.method.objective(loss, context) / self.method.draws)
             context.tape.pull_back()
@@ -198,37 +202,26 @@ def fit(run: Run, *, watch: Callable[[Epoch], None] = lambda epoch: None) -> Fit
             checked += 1
             if not math.isfinite(value):
                 seconds += time.perf_counter() - started
-                return Fitted(run.done, run.done * run.method.draws, seconds, Diverged(checked, last_finite))
+                return _ended(run, seconds, Diverged(checked, last_finite))
             last_finite = value
         if ends_epoch:
             seconds += time.perf_counter() - started
             if (bad := _not_finite(run.model)) is not None:
-                return Fitted(run.done, run.done * run.method.draws, seconds, Diverged(run.done, last_finite, bad))
+                return _ended(run, seconds, Diverged(run.done, last_finite, bad))
             epoch = -(-run.done // run.budget.steps_per_epoch)
             watch(Epoch(epoch, run.done, seconds, torch.stack(losses).mean().item()))
             losses, epoch_start = [], run.done
             started = time.perf_counter()
-    return Fitted(run.done, run.done * run.method.draws, seconds, None)
+    return _ended(run, seconds, None)
+
+
+def _ended(run: Run, seconds: float, diverged: Diverged | None) -> Fitted:
+    return Fitted(run.done, run.done * (run.method.draws + run.prepared.passes), seconds, diverged)
 
 
 def _not_finite(model: nn.Module) -> str | None:
     """The first parameter with an entry that is nan or infinite."""
     return next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
-
-
-def check_claims(model: nn.Module, solvers: Sequence[Optimizer]) -> None:
-    """Every parameter of `model` is claimed by exactly one solver. Raises ClaimError naming those that are not."""
-    claims: dict[int, list[str]] = {}
-    for i, solver in enumerate(solvers):
-        for group in solver.param_groups:
-            for parameter in group["params"]:
-                claims.setdefault(id(parameter), []).append(f"{type(solver).__name__} (solver {i})")
-    for name, parameter in model.named_parameters():
-        owners = claims.get(id(parameter), [])
-        if not owners:
-            raise ClaimError(f"parameter {name!r} is claimed by no solver; add it to one of the method's solvers")
-        if len(owners) > 1:
-            raise ClaimError(f"parameter {name!r} is claimed {len(owners)} times, by {' and '.join(owners)}")
 
 
 def _check_arguments(budget: Budget, schedule: str, prepared: Prepared, n_inputs: int, n_labels: int) -> None:

@@ -8,7 +8,7 @@ Third parties import from here and from the modules `docs/architecture.md` lists
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -173,6 +173,11 @@ class Phase(Protocol):
         """Whether this pass trains: dropout on, inputs normalised before the first contraction."""
         ...
 
+    @property
+    def masks(self) -> Rng | None:
+        """The generator of dropout masks; None: the pass's own. Apart, so that methods drop the same inputs."""
+        ...
+
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
         """Batch norm of `h` for the layer called `name`."""
         ...
@@ -245,10 +250,16 @@ def plain_loss(loss: Tensor, context: Context) -> Tensor:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` hands to the loop: extra modules (teachers, heads; never exported) and the passes it spent."""
+    """What `prepare` hands to the loop: extra modules (teachers, heads; never exported) and what was and will be spent.
+
+    solvers claim what the modules train, exactly once; a parameter that needs no gradient (a teacher's) is nobody's.
+    steps: spent already, so the loop runs `budget.steps - steps`. passes: forwards of modules a step, counted.
+    """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    steps: int = 0  # counted in the budget: the loop runs `budget.steps - steps`
+    solvers: Sequence[Optimizer] = ()
+    steps: int = 0
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -271,6 +282,7 @@ class Method:
     predictors: Sequence[Predictor]
     weight_bits: int = 1
     teacher: bool = False
+    normalisation: Literal["batch"] = "batch"  # the role the architecture's norms play; others come with their layers
     draws: int = 1
     objective: Callable[[Tensor, Context], Tensor] = plain_loss
     prepare: Callable[[nn.Module, Any, Rng], Prepared] | None = None
@@ -280,21 +292,3 @@ class Method:
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"draws must be >= 1 (got {self.draws})")
-
-
-def laws(model: nn.Module) -> Iterator[tuple[str, WeightLaw]]:
-    """Every weight law of a model by name, in construction order."""
-    for name, module in model.named_modules():
-        if isinstance(module, WeightLaw):
-            yield name, module
-
-
-def binary_coordinates(model: nn.Module) -> list[Coordinate]:
-    """The coordinates of every binary law: what a method's own solver claims."""
-    return [c for _, law in laws(model) if law.levels is not None for c in law.coordinates()]
-
-
-def real_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All parameters of no binary law (real layers, batch-norm affine): claimed by an ordinary optimizer."""
-    binary = {id(p) for _, law in laws(model) if law.levels is not None for p in law.parameters()}
-    return [p for p in model.parameters() if id(p) not in binary]

@@ -5,9 +5,8 @@ Bernoulli in the minimal exponential family with statistic w in {-1, +1}: Meng, 
 
 from __future__ import annotations
 
-import math
-
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -120,17 +119,20 @@ class Bernoulli(WeightLaw):
         return torch.exp(log_sech2(self.natural))
 
     def kl(self) -> Tensor:
-        """KL(q || prior) = sum mu (lambda - lambda0) - log cosh lambda + log cosh lambda0; >= 0, nats, scalar."""
-        difference = self.mean() * (self.natural - self.prior)
-        return (difference - _log_cosh(self.natural) + _log_cosh(self.prior)).sum()
+        """KL(q || prior) = sum mu (lambda - lambda0) - log cosh lambda + log cosh lambda0; >= 0, nats, scalar.
+
+        Formed as sum_w q(w) log q(w) / p(w): the line above cancels in float32 from |lambda| = 1e6 on.
+        """
+        terms = [
+            torch.sigmoid(s * self.natural) * (F.logsigmoid(s * self.natural) - F.logsigmoid(s * self.prior))
+            for s in (2.0, -2.0)
+        ]
+        return (terms[0] + terms[1]).sum()
 
     def entropy(self) -> Tensor:
-        """Sum over weights of log(2 cosh lambda) - lambda tanh(lambda); nats, scalar."""
-        return (math.log(2.0) + _log_cosh(self.natural) - self.natural * self.mean()).sum()
-
-
-def _log_cosh(x: Tensor) -> Tensor:
-    return -0.5 * log_sech2(x)
+        """Sum over weights of log(2 cosh lambda) - lambda tanh(lambda) = -sum_w q(w) log q(w); nats, scalar."""
+        terms = [torch.sigmoid(s * self.natural) * F.logsigmoid(s * self.natural) for s in (2.0, -2.0)]
+        return -(terms[0] + terms[1]).sum()
 
 
 def initial_uniform(shape: torch.Size, rng: Rng) -> Tensor:

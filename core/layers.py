@@ -102,7 +102,10 @@ class BatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeroes each entry with probability p in training and divides the rest by 1 - p; noise from the passed rng."""
+    """Zeroes each entry with probability p in training and divides the rest by 1 - p.
+
+    The mask is drawn from the phase's generator where it has one, else from the passed rng.
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -113,7 +116,7 @@ class Dropout(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:
         if self.p == 0 or reading.phase is None or not reading.phase.training:
             return x
-        keep = torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device) >= self.p
+        keep = torch.rand(x.shape, generator=reading.phase.masks or rng, dtype=x.dtype, device=x.device) >= self.p
         return x * keep / (1 - self.p)
 
 

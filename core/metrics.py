@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.interface import WeightLaw, laws
+from core.claims import laws
+from core.interface import WeightLaw
 
 Scores = Float[Tensor, "N C"]
 Labels = Int[Tensor, " N"]

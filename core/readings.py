@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw, laws
+from core.claims import laws
+from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw
 from core.ops import ExactSign, Identity, surrogate_value
 
 

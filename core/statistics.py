@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.interface import Rng
+
 
 @dataclass
 class Moments2:
@@ -87,8 +89,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Training:
-    """Batch statistics, running averages updated in the layer, dropout on."""
+    """Batch statistics, running averages updated in the layer, dropout on, its masks drawn from `masks`."""
 
+    masks: Rng | None = None
     training: bool = True
 
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
@@ -102,6 +105,7 @@ class Estimation:
     """Batch statistics recorded into `statistics`, dropout off, the layer untouched."""
 
     statistics: Statistics
+    masks: Rng | None = None
     training: bool = False
 
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
@@ -114,6 +118,7 @@ class Evaluation:
     """Stored statistics, dropout off: h * scale + bias per channel, two roundings, no fused multiply-add."""
 
     statistics: Statistics
+    masks: Rng | None = None
     training: bool = False
 
     def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:

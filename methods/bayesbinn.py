@@ -2,14 +2,17 @@
 
 import torch
 
+from core.claims import binary_coordinates, real_parameters
 from core.geometry import BernoulliFisher
-from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.interface import Method, Reading, Rng
 from core.laws import Bernoulli, initial_uniform
 from core.ops import ClippedStraightThrough, RelaxedSign, sign
 from core.predict import ensemble, mean, mode
 from core.readings import Draw, SignActivation
 from methods import register
 from solvers.geometric import GeometricSGD, real_solvers
+
+LARGEST_BOUND = 30.0  # beyond it a draw's slope and 1 / Fisher leave float32, each alone, though not their product
 
 
 @register("bayesbinn")
@@ -23,11 +26,14 @@ def bayesbinn(
     draws: int = 1,
     slope_window: float = 1.0,
 ) -> Method:
-    """lr: alpha of lambda <- (1 - alpha) lambda - alpha (N grad_mu loss - lambda0). temperature: of tanh((lambda +
-    delta) / temperature). natural0: |lambda| at the start, with random signs. bound: |lambda| stays within it.
+    """lr: alpha of lambda <- (1 - alpha) lambda - alpha (N grad_mu loss - lambda0); prior: fair coins (lambda0 = 0).
 
-    momentum: of the averaged natural gradient. draws: weight draws averaged per step. Prior: fair coins (lambda0 = 0).
+    temperature: of tanh((lambda + delta) / temperature). natural0: |lambda| at the start, with random signs. bound:
+    |lambda| stays within it; at most 30. momentum: of the averaged natural gradient. draws: weight draws averaged per
+    step. slope_window: of a binary activation's slope.
     """
+    if not 0 < bound <= LARGEST_BOUND:
+        raise ValueError(f"bound must be in (0, {LARGEST_BOUND:g}] (got {bound})")
     activations = SignActivation(ClippedStraightThrough(slope_window))
 
     def law(shape: torch.Size, rng: Rng) -> Bernoulli:
@@ -38,7 +44,7 @@ def bayesbinn(
         train=lambda progress: Reading(Draw(RelaxedSign(temperature)), activations),
         solvers=lambda model, budget: [
             GeometricSGD(binary_coordinates(model), lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0),
-            *real_solvers(real_parameters(model), lr=1e-3),
+            *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],
         draws=draws,

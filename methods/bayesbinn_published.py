@@ -5,8 +5,9 @@ There 1 - tanh^2 underflows and the code's two 1e-10 are the step size: numerica
 
 import torch
 
+from core.claims import binary_coordinates, real_parameters
 from core.geometry import DampedBernoulliFisher
-from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.interface import Method, Reading, Rng
 from core.laws import Bernoulli, initial_uniform
 from core.ops import ClippedStraightThrough, FlooredRelaxedSign, sign
 from core.predict import ensemble, mean, mode
@@ -39,7 +40,7 @@ def bayesbinn_published(
         train=lambda progress: Reading(Draw(FlooredRelaxedSign(temperature, stabiliser)), activations),
         solvers=lambda model, budget: [
             GeometricSGD(binary_coordinates(model), lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0),
-            *real_solvers(real_parameters(model), lr=1e-3),
+            *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],
     )

@@ -2,7 +2,8 @@
 
 import torch
 
-from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.claims import binary_coordinates, real_parameters
+from core.interface import Method, Reading, Rng
 from core.laws import Point, initial_uniform
 from core.ops import ClippedStraightThrough, StraightThrough, sign
 from core.predict import mode
@@ -28,7 +29,7 @@ def bop(*, adaptivity: float = 1e-4, threshold: float = 1e-8, slope_window: floa
         train=lambda progress: Reading(Draw(StraightThrough()), activations),
         solvers=lambda model, budget: [
             Bop([c.parameter for c in binary_coordinates(model)], lr=adaptivity, threshold=threshold),
-            *real_solvers(real_parameters(model), lr=1e-3),
+            *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations)],
     )

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from core.fit import ClaimError, Epoch, Run, fit
-from core.interface import laws
+from core.claims import ClaimError, laws
+from core.fit import Epoch, Run, fit
 from core.layers import Activation
 from methods.audit import NonConformant, check_law, check_one_network, check_width, require
 from methods.trials import differences, global_generators_restored, read, scores, start

@@ -1,7 +1,8 @@
 """Full-precision control: the same network with real weights, by Adam. Kingma & Ba 2015."""
 
 from core.architectures import real_law
-from core.interface import Method, Reading, real_parameters
+from core.claims import real_parameters
+from core.interface import Method, Reading
 from core.ops import ClippedStraightThrough, Identity
 from core.predict import mode
 from core.readings import Draw, SignActivation

@@ -2,8 +2,9 @@
 
 import torch
 
+from core.claims import binary_coordinates, real_parameters
 from core.geometry import Box
-from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.interface import Method, Reading, Rng
 from core.laws import Point, initial_uniform
 from core.ops import ClippedStraightThrough, StraightThrough
 from core.predict import mode
@@ -28,7 +29,7 @@ def ste(*, lr: float = 5e-2, clip: float = 1.0, init: float = 0.2, slope_window:
         train=lambda progress: Reading(Draw(StraightThrough()), activations),
         solvers=lambda model, budget: [
             GeometricAdam(binary_coordinates(model), lr=lr),
-            *real_solvers(real_parameters(model), lr=1e-3),
+            *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations)],
     )

@@ -99,11 +99,12 @@ class GeometricAdam(Adam):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One Adam step on every parameter that has a gradient, then the projection."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
         gradients = [c.parameter.grad for c in self._coordinates.values()]
         for coordinate, gradient in zip(self._coordinates.values(), gradients, strict=True):
             if gradient is not None:
                 coordinate.parameter.grad = coordinate.geometry.to_tangent(coordinate.parameter, gradient)
-        loss: float | None = super().step(closure)
+        super().step()
         for coordinate, gradient in zip(self._coordinates.values(), gradients, strict=True):
             p = coordinate.parameter
             p.grad = gradient  # as it was: a second step must not see a gradient already mapped to the tangent
@@ -113,10 +114,10 @@ class GeometricAdam(Adam):
         return loss
 
 
-def real_solvers(parameters: Iterable[Tensor], *, lr: float) -> list[Optimizer]:
+def real_solvers(parameters: Iterable[Tensor], *, lr: float = 7e-3) -> list[Optimizer]:
     """One fused Adam for the real parameters of a network (batch-norm affine, real layers), or none if there are none.
 
-    Every built-in method uses it with the same default, so that real parts are trained alike.
+    Every binary method uses the default rate, that of the full-precision control, so that real parts are trained alike.
     """
     _require(lr >= 0, "lr", ">= 0", lr)
     chosen = list(parameters)

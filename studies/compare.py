@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from studies.guard import ForeignPackage, check_imports
 from studies.runner.executors import start_server
 from studies.runner.request import BACKENDS, DEVICES, Request, Stop, request
 
 METHODS = ("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published")
 PROBLEMS = ("digits", "breast-cancer")
-DEFECT, USAGE, INTERRUPTED = 1, 2, 130
+DEFECT, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
     looks = arguments.list or arguments.dry_run or arguments.explain
     try:
-        check_imports()
         asked = request(arguments, methods=METHODS, problems=PROBLEMS)
         if not (asked.errors or arguments.list):
             print(_plan_line(asked), flush=True)
@@ -42,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from studies.runner import closing  # so do pandas and seaborn; the first cell does not wait for them
 
         return closing.conclude(done, command=["python", "-m", "studies.compare", *words])
-    except (Stop, ForeignPackage, KeyboardInterrupt, Exception) as error:
+    except (Stop, KeyboardInterrupt, Exception) as error:
         if arguments.debug:
             raise
         message, code = _told(error)
@@ -54,8 +52,6 @@ def _told(error: BaseException) -> tuple[str, int]:
     """What is said of an error, and the exit code."""
     if isinstance(error, Stop):
         return str(error), error.code
-    if isinstance(error, ForeignPackage):
-        return str(error), USAGE
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what is finished is saved, the same command continues", INTERRUPTED
     return f"{type(error).__name__}: {error}\nthis is a defect of bitrelax; --debug shows where", DEFECT

@@ -23,8 +23,9 @@ This example: weights tanh(latent / temperature), annealed into signs.
 
 import torch
 
+from core.claims import binary_coordinates, real_parameters
 from core.geometry import Box
-from core.interface import Method, Reading, Rng, binary_coordinates, real_parameters
+from core.interface import Method, Reading, Rng
 from core.laws import Point, initial_uniform
 from core.ops import ClippedStraightThrough, RelaxedSign
 from core.predict import mode
@@ -64,7 +65,7 @@ def FUNCTION(
         # how parameters move; every one must be claimed exactly once
         solvers=lambda model, budget: [
             GeometricAdam(binary_coordinates(model), lr=lr),
-            *real_solvers(real_parameters(model), lr=1e-3),
+            *real_solvers(real_parameters(model)),
         ],
         # how it predicts; "mode" comes first and is what gets exported
         predictors=[mode(activations)],

@@ -54,7 +54,8 @@ def _arrays(name: str, path: Path) -> dict[str, ndarray]:
                 _fail(name, f"no arrays x and y; {path} holds {held}", "Save it as np.savez(FILE, x=..., y=...).")
             return {key: loaded[key] for key in wanted if key in loaded}
     except FAULTS as error:
-        reason = f"{path} cannot be read as .npz ({type(error).__name__}: {error})"
+        # not NumPy's own words: they recommend allow_pickle, which runs code from the file
+        reason = f"{path} cannot be read as .npz ({type(error).__name__})"
         _fail(name, reason, "Save plain arrays, no objects, with np.savez.", cause=error)
 
 

@@ -59,8 +59,9 @@ def paired(rows: pd.DataFrame, metric: str, reference: str | None = None) -> pd.
     """Mean difference of each entry to a reference on the seeds they share, test split, columns PAIRED.
 
     reference: None for the best of each block (by mean, of entries with n >= 2 and no failed cell; a block without one
-    or with a single entry is left out), or a method's name: its mode rule, on the same problem and setting, whatever its bits. tied: the
-    interval includes 0; never with fewer than two shared seeds. Intervals are not corrected for their number.
+    or with a single entry is left out), or a method's name: its mode rule, on the same problem and setting, whatever
+    its bits. tied: the interval includes 0; never with fewer than two shared seeds. Intervals are not corrected for
+    their number.
     Raises ValueError for an unknown metric or reference, or one that has several variants.
     """
     if metric not in HIGHER_IS_BETTER:
@@ -82,7 +83,8 @@ def cost(weight_bits: float, activation_bits: float, networks: float) -> str:
     """What a prediction takes, as a heading: "W1/A32", "W1/A32, 10 networks"."""
     if pd.isna(weight_bits) or pd.isna(activation_bits):
         return "bits unknown"  # no cell got as far as a network
-    return f"W{weight_bits}/A{activation_bits}" + (f", {networks} networks" if networks > 1 else "")
+    bits = f"W{weight_bits}/A{activation_bits}"
+    return f"{bits}, {networks} networks" if pd.notna(networks) and networks > 1 else bits
 
 
 def smallest_p(n: int) -> float:

@@ -40,7 +40,10 @@ def _named(failed: Sequence[Record], cells: int) -> str:
     lines = [f"{len(failed)} of {cells} cells have no result:"]
     for record in failed:
         label = f"{record['problem']} / {record['method']} / seed {record['seed']}"
-        lines.append(f"  {label}  {record['status']}: {record['reason']}")
+        where = f" (records/{record['key']}.json)" if record["status"] == "crashed" else ""
+        lines.append(f"  {label}  {record['status']}: {record['reason']}{where}")
+    if any(record["status"] == "crashed" for record in failed):
+        lines.append("  a crashed cell is not tried again; to have it tried, delete its record")
     return "\n".join(lines)
 
 

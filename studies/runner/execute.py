@@ -80,10 +80,17 @@ def _run_cell(task: _Task) -> Record:
     """Measure one cell and write it; the unit of work, repeatable at any time."""
     store = Store(task.out)
     # written just before its worker died, or by another run in the same folder
-    if (there := store.read(task.verdict.key)) is not None and there["status"] in FINAL:
+    if (there := store.read(task.verdict.key)) is not None and _serves(there, store, task.keep_states):
         return there
     body, state = measure(task.verdict.cell, task.data_dir)
     return store.write(_record(task.verdict, body), state if state and task.keep_states else None)
+
+
+def _serves(record: Record, store: Store, keep_states: bool) -> bool:
+    """Whether a record found in the folder stands for the cell: it came to its end, and has its state if one is kept."""
+    if record["status"] != "finished":
+        return record["status"] in FINAL
+    return not keep_states or store.state_fault(record) is None
 
 
 def _record(verdict: Verdict, body: Body) -> Record:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 import methods
 from core import metrics, problems
+from core.claims import laws, real_parameters
 from core.fit import Epoch, Fitted, Run, fit
-from core.interface import Method, Predictor, Prepared, laws, real_parameters
+from core.interface import Method, Predictor, Prepared
 from core.layers import Network
 from core.predict import Prediction, logits, predict, reestimate
 from studies.runner import machine
@@ -132,6 +133,7 @@ def _train(built: Built, body: Body) -> Fitted:
         schedule=built.cell.schedule,
         order=generator(built.cell, "data order"),
         noise=built.rng("noise"),
+        masks=built.rng("dropout"),
         prepared=prepared,
     )
     watch = _Watch(built, preparing)
@@ -221,6 +223,7 @@ def _declared(method: Method, model: Network) -> dict[str, Any]:
         "weight_bits": method.weight_bits,
         "activation_bits": model.activation_bits,
         "teacher": method.teacher,
+        "normalisation": method.normalisation,
         "draws": method.draws,
     }
 

@@ -122,6 +122,18 @@ class Store:
         state: dict[str, Any] = torch.load(io.BytesIO(packed), weights_only=True)
         return state
 
+    def state_fault(self, record: Record) -> str | None:
+        """Why a record's state cannot be used (never kept, gone, altered), or None where it can."""
+        kept = record["states"]
+        if kept is None:
+            return "it kept no state"
+        try:
+            with (self.out / kept["file"]).open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == kept["sha256"]
+        except OSError:
+            return f"{kept['file']} is gone"
+        return None if whole else f"{kept['file']} is damaged"
+
     def remove(self, key: str) -> None:
         """Forget the record of `key` and its state."""
         for path in (self.records / f"{key}.json", self.states / f"{key}.pt"):
@@ -157,9 +169,9 @@ def _load(path: Path) -> Record | None:
         raise CorruptRecord("not JSON; it was cut short or altered") from error
     if not isinstance(record, dict) or record.get("checksum") != checksum(record):
         raise CorruptRecord("its checksum differs")
-    if record["key"] != path.stem:
-        raise CorruptRecord(f"it is the record of {record['key']}")
-    return record if record["schema"] == SCHEMA else None
+    if record.get("key") != path.stem:
+        raise CorruptRecord(f"it is the record of {record.get('key')}")
+    return record if record.get("schema") == SCHEMA else None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 BACKENDS = ("processes", "serial")
 DEVICES = ("cpu", "cuda")
+MOST_SEEDS = 10_000  # more in one run is a typing error
 GRID = "compare"  # the section of a TOML file that holds the command's own options
 
 
@@ -163,9 +164,9 @@ def _seeds(value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, list) or (isinstance(value, str) and "," in value)
     if is_list and items:
         return _distinct(items)
-    if len(items) == 1 and items[0] >= 1:
+    if len(items) == 1 and 1 <= items[0] <= MOST_SEEDS:
         return tuple(range(items[0]))
-    raise ValueError("must be a count of at least 1, or a list of seeds")
+    raise ValueError(f"must be a count from 1 to {MOST_SEEDS}, or a list of seeds")
 
 
 def _distinct(items: list[Any]) -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ def look(asked: Request, flags: argparse.Namespace) -> str:
         _warn_of_plugins()
         return catalogue(asked.data_dir)
     plan = _planned(asked)
-    verdicts = _examined(plan, Store(plan.out), flags.reuse_stale, flags.require_all)
+    verdicts = _examined(plan, Store(plan.out), flags.reuse_stale, not flags.no_states, flags.require_all)
     return "\n".join([reasons(verdicts)] * flags.explain + [counts(verdicts)])
 
 
@@ -62,7 +62,7 @@ def carry_out(plan: Plan, *, reuse_stale: bool, keep_states: bool, require_all: 
     """Run what has no record yet of a plan, told on the terminal. Raises as `run`."""
     started = datetime.now(UTC)
     store = Store(plan.out)
-    verdicts = _examined(plan, store, reuse_stale, require_all)
+    verdicts = _examined(plan, store, reuse_stale, keep_states, require_all)
     waiting = [verdict.cell for verdict in verdicts if verdict.runs]
     cached = len(verdicts) - len(waiting)
     if cached:
@@ -92,10 +92,10 @@ def _planned(asked: Request) -> Plan:
     return resolve(asked)
 
 
-def _examined(plan: Plan, store: Store, reuse_stale: bool, require_all: bool) -> list[Verdict]:
+def _examined(plan: Plan, store: Store, reuse_stale: bool, keep_states: bool, require_all: bool) -> list[Verdict]:
     """The verdicts. Problems without data are warned of or, with --require-all, an error."""
     try:
-        verdicts = examine(plan.cells, store, plan.data_dir, reuse_stale=reuse_stale)
+        verdicts = examine(plan.cells, store, plan.data_dir, reuse_stale=reuse_stale, keep_states=keep_states)
     except StorageError as error:
         raise Refused(str(error)) from error
     for text in store.warnings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ class Verdict:
 
     cached: its record is there. missing: never run. changed: run before under other settings, sources or data; the
     reasons name each difference to the nearest old record. stale: the same, but the old record is kept; only for a
-    record of the same settings. retry: the last attempt failed for a reason that may be gone.
+    record of the same settings. retry: the last attempt failed for a reason that may be gone, or the
+    state it kept is not there.
     """
 
     cell: Cell
@@ -37,14 +38,19 @@ class Verdict:
         return self.state not in ("cached", "stale")
 
 
-def examine(cells: Sequence[Cell], store: Store, data_dir: Path | None, *, reuse_stale: bool) -> list[Verdict]:
-    """A verdict for every cell. Reads records, sources and data; computes nothing, writes nothing but a quarantine."""
+def examine(
+    cells: Sequence[Cell], store: Store, data_dir: Path | None, *, reuse_stale: bool, keep_states: bool
+) -> list[Verdict]:
+    """A verdict for every cell. keep_states: a finished cell whose state is not there must run again.
+
+    Reads records, sources and data; computes nothing, writes nothing but a quarantine."""
     records = store.read_all()
     data = {name: _checksums(name, data_dir) for name in {cell.problem for cell in cells}}
     # seeds and settings share a provenance; hashing the sources once for each of them is most of the time of a rerun
     alike = {_sources(cell): cell for cell in cells}
     now = {names: provenance(cell, data[cell.problem]) for names, cell in alike.items()}
-    return [_verdict(cell, now[_sources(cell)], records, reuse_stale) for cell in cells]
+    verdicts = [_verdict(cell, now[_sources(cell)], records, reuse_stale) for cell in cells]
+    return [_with_state(verdict, store) for verdict in verdicts] if keep_states else verdicts
 
 
 def _sources(cell: Cell) -> tuple[str, str, str]:
@@ -75,6 +81,14 @@ def _verdict(cell: Cell, now: Provenance, records: Sequence[Record], reuse_stale
     if reuse_stale and nearest["config"] == config and nearest["status"] in FINAL:
         return Verdict(cell, nearest["key"], "stale", reasons, now)
     return Verdict(cell, own, "changed", reasons, now)
+
+
+def _with_state(verdict: Verdict, store: Store) -> Verdict:
+    if verdict.state != "cached" or verdict.reasons != ("finished",):
+        return verdict
+    record = store.read(verdict.key)
+    fault = "its record is gone" if record is None else store.state_fault(record)
+    return verdict if fault is None else replace(verdict, state="retry", reasons=(fault,))
 
 
 def _changes(old: Record, config: Mapping[str, Any], sources: Mapping[str, Any]) -> list[str]:

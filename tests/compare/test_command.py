@@ -55,10 +55,26 @@ def test_rerun_runs_only_what_is_new(out, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in _records(out)}
     assert not list((out / "states").iterdir())
     capsys.readouterr()
-    assert main([*QUICK, "--out", str(out)]) == 0
+    assert main([*QUICK, "--out", str(out), "--no-states"]) == 0
     said = capsys.readouterr().out
     assert "2 cached, 2 to run" in said and "3/4 breast-cancer / ste / seed 1" in said and "1/4" not in said
     assert {p.name: p.stat().st_mtime_ns for p in _records(out)}.items() >= before.items()
+
+
+def test_cells_without_their_states_run_again_when_states_are_wanted(out, capsys):
+    main([*QUICK, "--out", str(out), "--seeds", "1", "--no-states"])
+    assert main([*QUICK, "--out", str(out), "--seeds", "1", "--explain"]) == 0
+    assert "seed 0  retry: it kept no state\n" in capsys.readouterr().out
+    assert main([*QUICK, "--out", str(out), "--seeds", "1"]) == 0
+    gone, altered = sorted((out / "states").iterdir())
+    gone.unlink()
+    altered.write_bytes(altered.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    assert main([*QUICK, "--out", str(out), "--seeds", "1", "--explain"]) == 0
+    said = capsys.readouterr().out
+    assert f"retry: states/{gone.name} is gone\n" in said and f"retry: states/{altered.name} is damaged\n" in said
+    assert main([*QUICK, "--out", str(out), "--seeds", "1"]) == 0
+    assert gone.exists()
 
 
 def test_dry_run_and_explain_run_and_write_nothing(out, capsys):

@@ -101,6 +101,7 @@ def test_setting_of_a_method_that_does_not_run_is_an_error():
         ("bop.adaptivity=2", "bop.adaptivity must be in [0, 1] (got 2, from --set)"),
         ("ste.clip=0", "ste.clip must be > 0 (got 0, from --set)"),
         ("bayesbinn.temperature=-1.0", "bayesbinn.temperature must be finite and > 0 (got -1.0, from --set)"),
+        ("bayesbinn.bound=31", "bayesbinn.bound must be in (0, 30] (got 31, from --set)"),
         ("bayesbinn.draws=0", "bayesbinn.draws must be >= 1 (got 0, from --set)"),
         ("bayesbinn.draws=2.5", "bayesbinn.draws must be a whole number (got 2.5, from --set)"),
         ("network.first=foo", "network.first must be binary or real (got foo, from --set)"),

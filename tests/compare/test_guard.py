@@ -47,6 +47,23 @@ def test_single_file_module_shadows_too_and_is_named(tmp_path):
     assert f"another package named 'methods' at {tmp_path / 'methods.py'} is in the way" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["tune", "plot", "new_method"])
+def test_every_command_names_a_foreign_package(tmp_path, command):
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the foreign package was imported')\n")
+    words = [sys.executable, "-m", f"studies.{command}", "x"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"another package named 'methods' at {tmp_path / 'methods'} is in the way")
+
+
+def test_importing_studies_beside_a_foreign_package_is_an_import_error(tmp_path):
+    (tmp_path / "core.py").write_text("")
+    words = [sys.executable, "-c", "import studies"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "ForeignPackage: another package named 'core'" in done.stderr
+
+
 def test_advice_to_use_safe_path_works(tmp_path):
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("")

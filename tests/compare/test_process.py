@@ -25,14 +25,14 @@ def in_process(monkeypatch):
     torch.set_flush_denormal(False)
 
 
-def _run(folder, *words):
-    return subprocess.run([*COMPARE, *words], cwd=folder, capture_output=True, text=True, timeout=120)
+def _run(folder, *words, timeout=120):
+    return subprocess.run([*COMPARE, *words], cwd=folder, capture_output=True, text=True, timeout=timeout)
 
 
 def test_help_and_plan_line_import_none_of_the_heavy_packages():
     # 0.3 s for --help and 1 s for the plan line hold on any machine as long as these are not imported before them
     code = (
-        "import sys; import studies.compare as c; c._parse([]); c.check_imports();"
+        "import sys; import studies.compare as c; c._parse([]);"
         "r = c.request(c._parse([]), methods=c.METHODS, problems=c.PROBLEMS); c._plan_line(r);"
         "heavy = {'torch', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'rich', 'core', 'methods'};"
         "print(*heavy & set(sys.modules))"
@@ -58,6 +58,16 @@ def test_workers_and_serial_make_the_same_table(tmp_path, in_process):
     assert in_process(*words, "--backend", "serial", "--out", str(tmp_path / "alone")) == 0
     tables = [(tmp_path / out / "table.csv").read_text() for out in ("apart", "alone")]
     assert _untimed(tables[0]) == _untimed(tables[1])
+
+
+@pytest.mark.timeout(900)
+def test_the_default_study_twice_gives_equal_tables(tmp_path):
+    for out in ("first", "second"):
+        done = _run(tmp_path, "--out", out, timeout=400)
+        assert done.returncode == 0, done.stderr
+    tables = [(tmp_path / out / "table.csv").read_text() for out in ("first", "second")]
+    assert _untimed(tables[0]) == _untimed(tables[1])
+    assert tables[0].count("\n") > 100
 
 
 def test_interrupt_saves_finished_cells_and_the_same_command_continues(tmp_path, in_process, capsys):

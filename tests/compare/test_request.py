@@ -41,7 +41,7 @@ def test_seeds_are_a_count_or_a_list():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "0"], "--seeds must be a count of at least 1, or a list of seeds (got 0)"),
+        (["--seeds", "0"], "--seeds must be a count from 1 to 10000, or a list of seeds (got 0)"),
         (["--seeds", "x"], "--seeds must be a whole number of at least 0 (got x)"),
         (["--seeds=-1,2"], "--seeds must be a whole number of at least 0 (got -1,2)"),
         (["--seeds", "1,2,1"], "--seeds names 1 twice; each may stand once (got 1,2,1)"),

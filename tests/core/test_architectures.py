@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from core.architectures import ARCHITECTURES, MLP_BAYESBINN, InputForm, build, defaults, mlp, real_law
-from core.interface import Reading, laws
+from core.claims import laws
+from core.interface import Reading
 from core.laws import Bernoulli, Real, initial_uniform
 from core.layers import Activation, BatchNorm, BinaryLinear, Dropout, InputLinear
 from core.ops import StraightThrough, sign

@@ -17,8 +17,9 @@ from torch.optim import SGD, Optimizer
 
 import core.fit
 from core.architectures import InputForm, build
-from core.fit import CHECK_EVERY, SCHEDULES, ClaimError, Diverged, Epoch, Fitted, Run, check_claims, fit
-from core.interface import Budget, Context, Method, Prepared, Reading, WeightLaw, laws
+from core.claims import ClaimError, check_claims, laws
+from core.fit import CHECK_EVERY, SCHEDULES, Diverged, Epoch, Fitted, Run, fit
+from core.interface import Budget, Context, Method, Prepared, Reading, WeightLaw
 from core.laws import Bernoulli, Point, initial_uniform
 from core.layers import BatchNorm, BinaryLinear, Network
 from core.ops import RelaxedSign, StraightThrough, sign
@@ -343,7 +344,7 @@ def test_a_budget_for_another_training_set_is_refused():
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_context_holds_the_batch_its_labels_and_its_indices(device):
     seen: list[Context] = []
-    head = {"head": nn.Linear(2, 2)}
+    head = {"head": nn.Linear(2, 2).requires_grad_(False)}
     run = run_of(keeping(seen), steps=6, device=device, prepared=Prepared(modules=head, steps=0))
     fit(run)
     for t, context in enumerate(seen):
@@ -395,18 +396,57 @@ def test_modules_from_preparation_are_trained_by_the_solver_that_claims_them():
     def objective(loss: torch.Tensor, context: Context) -> torch.Tensor:
         return loss + context.modules["gain"].weight.sum()
 
-    def solvers(model: nn.Module, budget: Budget) -> list[Optimizer]:
-        return [Recorder(model.parameters()), SGD([gain.weight], lr=0.25)]
-
+    solver = SGD(gain.parameters(), lr=0.25)
     run = run_of(
-        method_of(objective=objective, solvers=solvers),
+        method_of(objective=objective),
         steps=1,
         schedule="constant",
-        prepared=Prepared(modules={"gain": gain}),
+        prepared=Prepared(modules={"gain": gain}, solvers=[solver]),
     )
     before = gain.weight.item()
     run.step()
     assert gain.weight.item() == pytest.approx(before - 0.25)  # d/d weight of the sum is 1
+
+
+def test_modules_from_preparation_must_be_claimed_once_unless_they_need_no_gradient():
+    head = {"head": nn.Linear(2, 2)}
+    with pytest.raises(ClaimError, match=r"parameter 'head.weight' is claimed by no solver"):
+        run_of(method_of(), prepared=Prepared(modules=head))
+    twice = [SGD(head["head"].parameters(), lr=0.1), SGD([head["head"].bias], lr=0.1)]
+    with pytest.raises(ClaimError, match=r"parameter 'head.bias' is claimed 2 times"):
+        run_of(method_of(), prepared=Prepared(modules=head, solvers=twice))
+    head["head"].requires_grad_(False)
+    run_of(method_of(), prepared=Prepared(modules=head))
+
+
+def test_forwards_of_prepared_modules_are_counted_in_the_passes():
+    fitted = fit(run_of(method_of(draws=2), steps=7, prepared=Prepared(passes=1)))
+    assert (fitted.steps, fitted.passes) == (7, 21)
+
+
+def test_methods_that_draw_more_noise_drop_the_same_inputs():
+    # what the input layer's contraction sees: zero where dropped
+    def dropped(method: Method) -> list[torch.Tensor]:
+        model = network(method, dropout=0.5)
+        run = Run(
+            model,
+            method,
+            INPUTS,
+            LABELS,
+            Budget(N, 5, 4),
+            schedule="constant",
+            order=generator("order"),
+            noise=generator("noise"),
+            masks=generator("masks"),
+        )
+        seen: list[torch.Tensor] = []
+        model.layers[0].dropout.register_forward_hook(lambda module, inputs, output: seen.append(output == 0))
+        for _ in range(3):
+            run.step()
+        return seen
+
+    for one, other in zip(dropped(ste()), dropped(bayesbinn_published()), strict=True):
+        assert torch.equal(one, other)
 
 
 # ------------------------------------------------------------------------------------------------- draws average
@@ -740,7 +780,8 @@ def test_a_state_stays_what_it_was_when_its_run_goes_on(name):
 
 def test_modules_from_preparation_are_saved_and_restored():
     def prepared() -> Prepared:
-        return Prepared(modules={"head": nn.Linear(2, 2)})
+        head = nn.Linear(2, 2)
+        return Prepared(modules={"head": head}, solvers=[SGD(head.parameters(), lr=0.1)])
 
     one, two = run_of(method_of(), prepared=prepared()), run_of(method_of(), prepared=prepared())
     two.load_state_dict(one.state_dict())

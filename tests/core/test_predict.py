@@ -9,7 +9,8 @@ import torch
 
 import core.predict
 from core.architectures import InputForm, build
-from core.interface import Predictor, Reading, laws
+from core.claims import laws
+from core.interface import Predictor, Reading
 from core.laws import Bernoulli, Point
 from core.layers import BatchNorm
 from core.ops import StraightThrough, sign
@@ -291,6 +292,12 @@ def test_prediction_leaves_the_model_untouched(rule):
 def test_reestimation_counts_every_example_it_uses_once(given, asked):
     statistics = reestimate_mode(network(), pixels(given), asked)
     assert {m.count for m in statistics.layers.values()} == {min(given, asked)}
+
+
+def test_reestimation_uses_the_first_examples():
+    model, inputs = network(), pixels(50)
+    of_all, of_first = (reestimate_mode(model, x, 20) for x in (inputs, inputs[:20]))
+    assert same(of_all, of_first) and not same(of_all, reestimate_mode(model, inputs[-20:], 20))
 
 
 def reestimate_mode(model, inputs: torch.Tensor, examples: int) -> Statistics:

@@ -225,6 +225,7 @@ def test_sign_activation_draws_nothing():
 def test_a_reading_in_another_phase_keeps_its_weights_and_activations():
     class SomePhase:
         training = False
+        masks = None
 
         def normalise(self, name, h, norm):
             return h

@@ -189,6 +189,14 @@ def test_the_prior_is_saved_with_the_law_but_is_no_parameter():
     assert len(list(law.parameters())) == 1
 
 
+@pytest.mark.parametrize("natural", [10.0, 1e6, 1e8])
+def test_kl_and_entropy_keep_their_digits_in_float32_however_certain(natural):
+    # two certain signs against fair coins: log 2 each; one rounding of a float32 sum of two: 2e-7
+    law = Bernoulli(torch.tensor([natural, -natural]))
+    assert abs(law.kl().item() - 2 * math.log(2.0)) < (1e-6 if natural > 100 else 1e-5)
+    assert 0 <= law.entropy().item() < 1e-6 * natural
+
+
 def test_a_prior_of_another_shape_is_refused_with_both_shapes(shapes_unchecked):
     with pytest.raises(ValueError, match=r"prior.*2, 3.*3, 2|prior.*3, 2.*2, 3"):
         Bernoulli(torch.zeros(2, 3), prior=torch.zeros(3, 2))

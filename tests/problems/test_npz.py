@@ -117,7 +117,10 @@ REFUSED = {
     "test type": ({"x": X, "y": Y, "x_test": X.astype("f4"), "y_test": Y}, "x_test float32 rows"),
     "label types": ({"x": X, "y": Y, "x_test": X, "y_test": Y.astype(str)}, "y has type int64, y_test <U21"),
     "unsigned labels": ({"x": X, "y": Y, "x_test": X, "y_test": Y.astype(np.uint64)}, "y_test uint64"),
-    "objects": ({"x": X, "y": np.array([{}] * 60, dtype=object)}, "cannot be read as .npz .*Object arrays"),
+    "objects": (
+        {"x": X, "y": np.array([{}] * 60, dtype=object)},
+        "cannot be read as .npz .*\nSave plain arrays, no objects",
+    ),
 }
 
 

@@ -146,7 +146,7 @@ def run():
 
     def whole(cells, out, *, backend="serial", workers=2, keep_states=True, data_dir=None, reuse_stale=False):
         store, reporter = Store(Path(out)), Reporting()
-        verdicts = examine(cells, store, data_dir, reuse_stale=reuse_stale)
+        verdicts = examine(cells, store, data_dir, reuse_stale=reuse_stale, keep_states=keep_states)
         records = execute(
             verdicts,
             store,

@@ -7,8 +7,9 @@ import torch
 
 import methods
 from core import architectures, metrics, problems, seeds
+from core.claims import laws
 from core.fit import Run, fit
-from core.interface import Budget, laws
+from core.interface import Budget
 from core.predict import logits
 from core.statistics import Statistics
 from studies.runner.measure import measure
@@ -28,7 +29,8 @@ def test_a_finished_cell_has_every_field_and_no_nan(cell):
     body, _ = measure(cell("bayesbinn", epochs=3), None)
     json.dumps(body, allow_nan=False)
     assert (body["status"], body["reason"]) == ("finished", None)
-    assert body["declared"] == {"weight_bits": 1, "activation_bits": 32, "teacher": False, "draws": 1}
+    declared = {"weight_bits": 1, "activation_bits": 32, "teacher": False, "normalisation": "batch", "draws": 1}
+    assert body["declared"] == declared
     n = body["spent"]["n_train"]
     assert body["spent"] == {"steps": 3 * (n // 32), "passes": 3 * (n // 32), "batch": 32, "n_train": n}
     assert [p["prediction"] for p in body["predictions"]] == ["mode", "mean", "ensemble(10)"]
@@ -74,6 +76,19 @@ def test_the_kept_state_predicts_what_the_record_says(cell, method):
 
     scores = logits(model, reading, Statistics.from_state(kept), problem.test.inputs, torch.Generator())
     assert problem.test.score({"mode": scores}, scored)["mode"] == mode["metrics"]["test"]
+
+
+def test_the_output_temperature_is_the_one_fitted_on_validation_scores(cell):
+    body, state = measure(cell("ste"), None)
+    model, made, problem = _rebuilt(cell("ste"), state)
+    (reading,) = made.predictors[0].readings(model, torch.Generator())
+    (kept,) = state["statistics"]["mode"]
+    sets = (problem.validation.inputs, problem.test.inputs)
+    scores = [logits(model, reading, Statistics.from_state(kept), x, torch.Generator()) for x in sets]
+    recorded = body["predictions"][0]["temperature"]
+    assert recorded == metrics.fit_temperature(scores[0], problem.validation.labels)
+    on_test = problem.test.score({"mode": scores[1]}, lambda rule, s, y: {"temperature": metrics.fit_temperature(s, y)})
+    assert recorded != on_test["mode"]["temperature"]
 
 
 def test_every_network_of_a_rule_keeps_its_statistics(cell):

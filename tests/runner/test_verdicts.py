@@ -19,7 +19,7 @@ def store(tmp_path):
 
 
 def _provenance(store, cell):
-    (verdict,) = examine([cell], store, None, reuse_stale=False)
+    (verdict,) = examine([cell], store, None, reuse_stale=False, keep_states=False)
     return verdict.provenance
 
 
@@ -32,8 +32,8 @@ def _remember(store, cell, *, status="finished", reason=None, **changes):
     return store.write({**stamp, **names, **body}, None)
 
 
-def _examine(store, cell, *, reuse_stale=False):
-    (verdict,) = examine([cell], store, None, reuse_stale=reuse_stale)
+def _examine(store, cell, *, reuse_stale=False, keep_states=False):
+    (verdict,) = examine([cell], store, None, reuse_stale=reuse_stale, keep_states=False)
     return verdict
 
 
@@ -116,6 +116,6 @@ def test_a_failed_record_is_not_kept_as_stale(store, cell):
 
 
 def test_missing_data_are_an_empty_provenance(store, cell, tmp_path):
-    (verdict,) = examine([cell(problem="mnist")], store, tmp_path, reuse_stale=False)
+    (verdict,) = examine([cell(problem="mnist")], store, tmp_path, reuse_stale=False, keep_states=False)
     assert verdict.provenance == provenance(cell(problem="mnist"), {})
     assert verdict.state == "missing"

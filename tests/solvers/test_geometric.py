@@ -262,6 +262,23 @@ def test_torchs_schedulers_anneal_the_rate(build):
     assert once < 0.9 and p.item() == once
 
 
+def test_adam_takes_tangent_gradients_of_what_its_closure_found():
+    plain, closed = (parameter(torch.tensor([2.0, -1.0], dtype=torch.float64)) for _ in range(2))
+    gradient = torch.tensor([0.3, 0.1], dtype=torch.float64)
+    solvers = [GeometricAdam([Coordinate(p, BernoulliFisher(6.0))], lr=0.1, eps=1.0) for p in (plain, closed)]
+    for _ in range(3):
+        plain.grad = gradient.clone()
+        solvers[0].step()
+
+        def closure() -> float:
+            closed.grad = gradient.clone()
+            return 0.5
+
+        closed.grad = torch.full_like(gradient, 7.0)  # of an earlier pass; the closure replaces it
+        assert solvers[1].step(closure) == 0.5
+        assert torch.equal(plain, closed) and torch.equal(closed.grad, gradient)
+
+
 @pytest.mark.parametrize("name, value", [("lr", -0.1), ("momentum", 1.0), ("momentum", -0.1), ("decay", -1.0)])
 def test_sgd_refuses_impossible_hyperparameters_by_name_and_value(name, value):
     p = parameter(torch.zeros(2))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.interface import Budget, Reading, Tape, laws
+from core.claims import laws
+from core.interface import Budget, Reading, Tape
 from core.layers import BinaryLinear, Chain
 from core.ops import half_logit
 from methods.bayesbinn_published import bayesbinn_published
