@@ -46,7 +46,7 @@ def render(summary: pd.DataFrame) -> RenderableType:
     parts: list[RenderableType] = []
     for place, found in entries.groupby(["study", "problem", "setting"]):
         parts += [_table(place, found), ""]
-    return Group(*parts, *(Text(note, style="dim") for note in _notes(entries)))
+    return Group(*parts, *(Text(note, style="dim") for note in _notes(entries, summary)))
 
 
 def _entries(summary: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def _number(value: float, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _notes(entries: pd.DataFrame) -> Iterator[str]:
+def _notes(entries: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     yield (
         "Test split; NLL and ECE after a fitted output temperature. CI: Student t over seeds. s: seconds of training; "
         "W/A: bits of weights and activations (32: real). Rows are ranked within equal bits and equally many networks "
@@ -120,7 +120,15 @@ def _notes(entries: pd.DataFrame) -> Iterator[str]:
             f"With {seeds} seeds the smallest two-sided p of an exact paired test is {smallest_p(seeds):.4g}: "
             "no difference can be significant at 0.05."
         )
+    if unequal := _unequal_passes(summary):
+        yield f"Not all rows of {', '.join(unequal)} spent equally many passes over a batch: see `passes` in table.csv."
     if (entries["failures"] > 0).any():
         yield "fail: cells that diverged, crashed, failed or lacked data; means leave them out, and no mark is given."
     if (entries["stale"] > 0).any():
         yield "Some rows rest on cells of older code, kept by --reuse-stale: see `stale` in table.csv."
+
+
+def _unequal_passes(summary: pd.DataFrame) -> list[str]:
+    """Problems on which methods that ran under one setting spent different numbers of passes."""
+    passes = summary[summary["metric"] == "passes"].groupby(["study", "problem", "setting"])["mean"].nunique()
+    return sorted({place[1] for place, different in passes.items() if different > 1})

@@ -87,7 +87,7 @@ def _run_cell(task: _Task) -> Record:
 
 
 def _serves(record: Record, store: Store, keep_states: bool) -> bool:
-    """Whether a record found in the folder stands for the cell: it came to its end, and has its state if one is kept."""
+    """Whether a record found in the folder stands for the cell: at its end, and with its state where one is kept."""
     if record["status"] != "finished":
         return record["status"] in FINAL
     return not keep_states or store.state_fault(record) is None

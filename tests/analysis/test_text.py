@@ -45,6 +45,16 @@ def test_few_seeds_are_told_what_they_cannot_show(make, n, note):
     assert ("cannot" in output or "no difference can be significant" in output) == (note is not None)
 
 
+def test_unequal_passes_are_told_by_problem_and_equal_ones_are_not(make):
+    cells = [make(problem=p, method=m, seed=s) for p in ("digits", "moons") for m in ("ste", "bop") for s in range(2)]
+    assert "equally many passes" not in printed(cells)
+    for record in cells:
+        if (record["problem"], record["method"]) == ("moons", "bop"):
+            record["spent"] = {**record["spent"], "passes": 2 * record["spent"]["passes"]}
+    said = " ".join(printed(cells).split())
+    assert "Not all rows of moons spent equally many passes over a batch: see `passes` in table.csv." in said
+
+
 def test_one_seed_is_not_ranked(make):
     output = printed([make(), make(method="bop", accuracy=0.5)])
     assert "With 1 seed there is no interval" in output
