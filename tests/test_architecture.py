@@ -17,7 +17,7 @@ TOP = {
     "core", "solvers", "methods", "studies", "tests", "results", "docs", ".ci", "pyproject.toml", "constraints.txt",
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
-OPTIONAL: set[str] = set()  # packages of extras, importable late anywhere; none yet
+OPTIONAL = {"PIL"}  # packages of extras, importable late anywhere
 # functions besides a command's `main` that import late, and why
 LATE = {
     ("studies/__init__.py", "load"): "every command imports this package, and --help must not wait for pandas",

@@ -90,11 +90,17 @@ def to_classes(
 
 def form_of(inputs: Shaped[ndarray, " N *shape"], train: Int64[ndarray, " T"]) -> InputForm:
     """Pixels are normalised by one mean and deviation of the training pixels; features have been standardised."""
-    features = int(np.prod(inputs.shape[1:]))
+    features, shape = int(np.prod(inputs.shape[1:])), image_shape(inputs.shape[1:])
     if inputs.dtype != np.uint8:
-        return InputForm(features, maximum=float(np.abs(inputs).max()))
+        return InputForm(features, maximum=float(np.abs(inputs).max()), shape=shape)
     shift, scale = pixel_moments(inputs[train])
-    return InputForm(features, shift, scale or 1.0, float(LARGEST_PIXEL), integer=True)  # 0: all pixels are equal
+    scale = scale or 1.0  # 0: all pixels are equal
+    return InputForm(features, shift, scale, float(LARGEST_PIXEL), integer=True, shape=shape)
+
+
+def image_shape(row: tuple[int, ...]) -> tuple[int, ...]:
+    """(channels, height, width) of one example of shape (H, W) or (C, H, W); () for any other, which is no image."""
+    return {2: (1, *row), 3: row}.get(len(row), ())
 
 
 def pixel_moments(pixels: UInt8[ndarray, " *shape"]) -> tuple[float, float]:

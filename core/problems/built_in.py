@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.architectures import InputForm
-from core.problems import embedded, image_files
+from core.problems import cifar, cifar_jpeg, embedded, image_files
 from core.problems.assemble import Source
 from core.problems.interface import Description
 
@@ -16,21 +17,22 @@ from core.problems.interface import Description
 class BuiltIn:
     """A problem of ours. form: its fixed normalisation, None for standardised features.
 
-    split: SHA-256 of the index arrays of its split (`splits.digest`); a test recomputes it, loading asserts it.
+    split: SHA-256 of the index arrays of its split (`splits.digest`); a test recomputes it, loading asserts it. None:
+    not known, since no copy of the data was at hand; the files' checksums fix labels and order, and so the split.
     """
 
     description: Description
     read: Callable[[Description, Path | None], Source]
     form: InputForm | None
-    split: str
+    split: str | None
 
 
 def _images(pool: int) -> Callable[[Description, Path | None], Source]:
     return lambda description, root: image_files.read_known(description, root, pool=pool)
 
 
-def _pixels(side: int, mean: float, deviation: float, maximum: float) -> InputForm:
-    return InputForm(side * side, mean, deviation, maximum, integer=True)
+def _pixels(shape: tuple[int, int, int], mean: float, deviation: float, maximum: float) -> InputForm:
+    return InputForm(math.prod(shape), mean, deviation, maximum, integer=True, shape=shape)
 
 
 MNIST_FILES = image_files.mnist_files(
@@ -49,9 +51,13 @@ FASHION_MNIST_FILES = image_files.mnist_files(
 )
 # Mean and deviation of all pixels together, to four decimals. digits: of the training split, in raw units.
 # MNIST, Fashion-MNIST: of the 60,000 training images in units of the full range, as the literature has them.
-DIGITS_PIXELS = _pixels(8, 4.8793, 6.0118, 16.0)
-MNIST_PIXELS = _pixels(28, 0.1307 * 255, 0.3081 * 255, 255.0)
-FASHION_MNIST_PIXELS = _pixels(28, 0.2860 * 255, 0.3530 * 255, 255.0)
+# CIFAR: of the 50,000 training images, in raw units, all channels together: one shift and one scale keep the first
+# layer's integer sums exact.
+DIGITS_PIXELS = _pixels((1, 8, 8), 4.8793, 6.0118, 16.0)
+MNIST_PIXELS = _pixels((1, 28, 28), 0.1307 * 255, 0.3081 * 255, 255.0)
+FASHION_MNIST_PIXELS = _pixels((1, 28, 28), 0.2860 * 255, 0.3530 * 255, 255.0)
+CIFAR10_PIXELS = _pixels(cifar.SHAPE, 120.7076, 64.1501, 255.0)
+CIFAR10_JPEG_PIXELS = _pixels(cifar.SHAPE, 120.6882, 63.8562, 255.0)
 
 _BUILT_IN = (
     BuiltIn(
@@ -128,6 +134,32 @@ _BUILT_IN = (
         read=_images(60_000),
         form=FASHION_MNIST_PIXELS,
         split="95ee4265b4afc150caea30a747e360bddb9f1b63fea2f3f13722438bb8df8150",
+    ),
+    BuiltIn(
+        Description(
+            name="cifar10",
+            title="CIFAR-10, 32x32 colour photographs",
+            network="vgg-small",
+            batch=50,
+            epochs=1,
+            files=cifar.FILES,
+        ),
+        read=cifar.read,
+        form=CIFAR10_PIXELS,
+        split=None,
+    ),
+    BuiltIn(
+        Description(
+            name="cifar10-jpeg",
+            title="CIFAR-10 (JPEG q75), 32x32 colour photographs, a lossy copy",
+            network="vgg-small",
+            batch=50,
+            epochs=1,
+            files=cifar_jpeg.FILES,
+        ),
+        read=cifar_jpeg.read,
+        form=CIFAR10_JPEG_PIXELS,
+        split="d7d88cec1258a050a449ff8caed5d048ae07a3e7bcbfd0c5e393fb1f01af4c09",
     ),
 )
 BUILT_IN: Mapping[str, BuiltIn] = {entry.description.name: entry for entry in _BUILT_IN}

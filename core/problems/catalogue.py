@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.problems import image_files, npz
+from core.problems import image_files, known_files, npz
 from core.problems.assemble import Source, assemble
 from core.problems.built_in import BUILT_IN
 from core.problems.interface import Description, Problem, UnknownProblem
@@ -72,7 +72,7 @@ def locate(name: str, data_dir: Path | None) -> None:
     """Raises ProblemUnavailable, as `load` would, where a file of the problem is absent; opens none."""
     description = describe(name)
     if name in BUILT_IN:
-        image_files.locate(description, _root(data_dir))
+        known_files.locate(description, _root(data_dir))
     else:
         kind, path = _own(name)
         kind.locate(name, path)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from core.problems import idx
+from core.problems import idx, known_files
 from core.problems.assemble import Source
 from core.problems.interface import Description, FileSpec, ProblemUnavailable
 
@@ -20,24 +20,16 @@ def mnist_files(folder: str, *sums: str) -> tuple[FileSpec, ...]:
     """The four files of a set laid out as MNIST is, given the SHA-256 of their uncompressed contents in this order."""
     names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in (IMAGES, LABELS)]
     sizes = [16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000]
-    return tuple(FileSpec(f"{folder}/raw/{n}", size, s) for n, size, s in zip(names, sizes, sums, strict=True))
-
-
-def locate(description: Description, root: Path | None) -> list[Path]:
-    """Where each of the problem's files lies below `root`. Raises ProblemUnavailable naming all that are absent."""
-    found = [idx.find(root / spec.path) if root else None for spec in description.files]
-    absent = [spec for spec, path in zip(description.files, found, strict=True) if path is None]
-    if absent:
-        raise ProblemUnavailable(_absent_message(description, absent, root))
-    return [path for path in found if path is not None]
+    rows = zip(names, sizes, sums, strict=True)
+    return tuple(FileSpec(f"{folder}/raw/{name}", size, sum_, gzipped=True) for name, size, sum_ in rows)
 
 
 def read_known(description: Description, root: Path | None, *, pool: int) -> Source:
     """The four files of a known set, each checked by SHA-256; only the first `pool` training images are used."""
     arrays, sums = [], {}
-    for spec, path in zip(description.files, locate(description, root), strict=True):
+    for spec, path in zip(description.files, known_files.locate(description, root), strict=True):
         array, sums[spec.path] = idx.read(path, dimensions=3 if spec.path.endswith(IMAGES) else 1)
-        _check_sum(description.name, path, spec, sums[spec.path])
+        known_files.check(description.name, path, spec, sums[spec.path], otherwise=_unchecked(path))
         arrays.append(array)
     images, labels, test_images, test_labels = arrays
     rows = np.concatenate([images[:pool], test_images]), np.concatenate([labels[:pool], test_labels])
@@ -89,24 +81,5 @@ def _read_pair(name: str, part: str, paths: tuple[Path, Path], sums: dict[str, s
     return images, labels
 
 
-def _check_sum(name: str, path: Path, spec: FileSpec, found: str) -> None:
-    if found != spec.sha256:
-        raise ProblemUnavailable(
-            f"{name}: {path} has SHA-256 {found[:12]}, expected {spec.sha256[:12]} (uncompressed content)\n"
-            f"It is damaged or another data set. Put the original file there, or use the files as they are, unchecked "
-            f"and under another name, with idx:{path.parent}"
-        )
-
-
-def _absent_message(description: Description, absent: list[FileSpec], root: Path | None) -> str:
-    folder = Path(description.files[0].path).parent
-    where = f"under {root / folder}" if root else "since no data folder is given"
-    lines = [f"  {spec.path}  {spec.size:,} bytes  SHA-256 {spec.sha256[:12]}" for spec in absent]
-    return "\n".join(
-        [
-            f"{description.name}: {len(absent)} of {len(description.files)} files not found {where}",
-            *lines,
-            "Each may be plain or end in .gz; sizes and checksums are of the uncompressed content.",
-            f"Say where the folder above {folder.parts[0]}/ is with --data-dir DIR or BITRELAX_DATA=DIR.",
-        ]
-    )
+def _unchecked(path: Path) -> str:
+    return f", or use the files as they are, unchecked and under another name, with idx:{path.parent}"

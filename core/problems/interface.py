@@ -24,14 +24,15 @@ class ProblemUnavailable(Exception):
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file of a problem; it may lie there plain or gzip-compressed with .gz added.
+    """One file of a problem. gzipped: it may also lie there gzip-compressed, with .gz added to its name.
 
-    path: below the data folder, of the plain file. size, sha256: of the uncompressed content, bytes and hex digest.
+    path: below the data folder, of the plain file. size, sha256: of the plain content, bytes and hex digest.
     """
 
     path: str
     size: int
     sha256: str
+    gzipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

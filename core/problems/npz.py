@@ -28,6 +28,7 @@ def locate(name: str, path: Path) -> Path:
 def read(name: str, path: Path) -> Source:
     """The arrays of the file: x (N, ...) uint8 pixels or floats, y (N,) integers or strings, and a test pair if any.
 
+    Images are (N, H, W) or, channels first, (N, C, H, W).
     Raises ProblemUnavailable, naming the array and the fault, where they cannot make a problem.
     """
     arrays = _arrays(name, locate(name, path))
