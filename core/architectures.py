@@ -26,7 +26,9 @@ LawFactory = Callable[[torch.Size, Rng], WeightLaw]
 class InputForm:
     """What a network receives: raw values of `features` numbers and their normalisation (x - shift) / scale.
 
-    maximum: largest |raw value|; integer: raw values are whole numbers (then first-layer sums are exact).
+    maximum: largest |raw value|; integer: raw values are whole numbers (then first-layer sums are exact). shape:
+    (channels, height, width) of images, () for other features. One shift and scale for all channels: then the exact
+    integer sums of a first convolution are normalised by one multiply and one add.
     """
 
     features: int
@@ -34,6 +36,13 @@ class InputForm:
     scale: float = 1.0
     maximum: float = 1.0
     integer: bool = False
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.shape and (len(self.shape) != 3 or math.prod(self.shape) != self.features):
+            raise ValueError(
+                f"shape must be (channels, height, width) of {self.features} features in all (got {self.shape})"
+            )
 
 
 MLP_BAYESBINN: dict[str, Any] = {"widths": (2048, 2048, 2048), "dropout": 0.2}
@@ -44,6 +53,7 @@ def mlp(
     classes: int,
     law: LawFactory,
     rng: Rng,
+    role: str = "batch",
     *,
     widths: tuple[int, ...] = (512, 512),
     activation: str = "relu",
@@ -57,7 +67,8 @@ def mlp(
     """[dropout -> linear -> batch norm -> activation] per width, then dropout -> linear -> batch norm (the logits).
 
     widths: hidden units per layer. activation: relu, hardtanh or sign. dropout: probability, before every linear map,
-    the input's included. affine, eps, momentum: batch norm's. first, last: binary (the method's law) or real.
+    the input's included. affine, eps, momentum: batch norm's. first, last: binary (the method's law) or real. role: the
+    normalisation that the method declares.
     """
     _check_widths(widths)
     pick = {"binary": law, "real": real_law}
@@ -77,8 +88,8 @@ def mlp(
         if i == 0:
             layers.append(_input_layer(weights, form, dropout))
         else:
-            layers += [Dropout(dropout), BinaryLinear(weights)]
-        layers.append(BatchNorm(n_out, affine=affine, eps=eps, momentum=momentum))
+            layers += [Dropout(dropout), BinaryLinear(weights, signs=activation == "sign" and dropout == 0)]
+        layers.append(BatchNorm(n_out, affine=affine, eps=eps, momentum=momentum, role=role))
         if not is_last:
             layers.append(Activation(activation))
     return Network(*layers, activation=activation)
@@ -93,9 +104,14 @@ def defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def build(name: str, form: InputForm, classes: int, law: LawFactory, rng: Rng, **options: Any) -> Network:
-    """The named architecture for a problem's inputs and classes, its laws initialised from `rng`."""
-    return _architecture(name)(form, classes, law, rng, **options)
+def build(
+    name: str, form: InputForm, classes: int, law: LawFactory, rng: Rng, role: str = "batch", **options: Any
+) -> Network:
+    """The named architecture for a problem's inputs and classes, its laws initialised from `rng`.
+
+    role: the normalisation that the method declares.
+    """
+    return _architecture(name)(form, classes, law, rng, role, **options)
 
 
 def real_law(shape: torch.Size, rng: Rng) -> Real:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.claims import check_claims
@@ -167,8 +166,8 @@ class Run:
         for _ in range(self.method.draws):
             context.tape.drawn.clear()
             context.tape.signs.clear()
-            logits = self.model(context.inputs, reading.during(Training(self.masks), context.tape), self.noise)
-            loss = F.cross_entropy(logits, context.labels)
+            output = self.model(context.inputs, reading.during(Training(self.masks), context.tape), self.noise)
+            loss = self.method.loss(output, context.labels)
             torch.autograd.backward(self.method.objective(loss, context) / self.method.draws)
             context.tape.pull_back()
             total = total + loss.detach() / self.method.draws

@@ -114,6 +114,10 @@ class Bernoulli(WeightLaw):
         """P(w = +1) = sigmoid(2 lambda)."""
         return torch.sigmoid(2 * self.natural)
 
+    def variance(self) -> Tensor:
+        """1 - tanh^2(lambda), without the cancellation of 1 - mean^2."""
+        return self.fisher()
+
     def fisher(self) -> Tensor:
         """Diagonal of the Fisher information in lambda: 1 - tanh^2(lambda)."""
         return torch.exp(log_sech2(self.natural))

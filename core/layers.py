@@ -8,28 +8,40 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.interface import Reading, Rng, SignPair, WeightLaw
+from core.contractions import Dense, Pixels
+from core.interface import (
+    Gaussian,
+    GaussianActivationReading,
+    Reading,
+    Rng,
+    Signal,
+    SignPair,
+    UnsupportedReading,
+    WeightLaw,
+)
+from core.ops import REAL_FUNCTIONS
 
 ACTIVATION_BITS = {"relu": 32, "hardtanh": 32, "sign": 1}
+ROLES = ("batch", "stochastic", "per-task")
 
 
 class BinaryLinear(nn.Module):
-    """x (B, I) -> (B, O) through a law over (O, I) weights, no bias (batch norm follows)."""
+    """x (B, I) -> (B, O) through a law over (O, I) weights, no bias (batch norm follows). signs: x is -1 or +1."""
 
-    def __init__(self, law: WeightLaw) -> None:
+    def __init__(self, law: WeightLaw, *, signs: bool = False) -> None:
         super().__init__()
         self.law = law
+        self.contract = Dense(signs)
 
-    def forward(self, x: Float[Tensor, "B I"], reading: Reading, rng: Rng) -> Float[Tensor, "B O"]:
-        return reading.weights(self.law, F.linear, x, rng, reading.tape)
+    def forward(self, x: Signal, reading: Reading, rng: Rng) -> Signal:
+        return reading.weights(self.law, self.contract, x, rng, reading.tape)
 
 
 class InputLinear(nn.Module):
-    """The first layer: takes raw values (pixels 0..255) and owns their normalisation (x - shift) / scale.
+    """The first layer: takes raw values (pixels 0..255), flattened, and owns their normalisation (x - shift) / scale.
 
     Training contracts normalised, dropped-out inputs. Otherwise the integer pixels are contracted, exactly in float32
     (|sum| <= I * maximum < 2^24), and the normalisation is applied as one multiply and one add per output:
@@ -54,15 +66,12 @@ class InputLinear(nn.Module):
         self.register_buffer("shift", torch.tensor(shift))
         self.register_buffer("inverse_scale", torch.tensor(1 / scale))
 
-    def forward(self, x: Float[Tensor, "B I"], reading: Reading, rng: Rng) -> Float[Tensor, "B O"]:
+    def forward(self, x: Float[Tensor, B * shape], reading: Reading, rng: Rng) -> Signal:
+        x, pixels = x.flatten(1), Pixels(Dense(), self.shift, self.inverse_scale)
         if reading.phase is not None and reading.phase.training:
-            x = self.dropout((x - self.shift) * self.inverse_scale, reading, rng)
-            return reading.weights(self.law, F.linear, x, rng, reading.tape)
-        return reading.weights(self.law, self._exact, x, rng, reading.tape)
-
-    def _exact(self, x: Tensor, weights: Tensor) -> Tensor:
-        offset = -self.shift * self.inverse_scale * weights.sum(1)
-        return torch.add(torch.mul(F.linear(x, weights), self.inverse_scale), offset)
+            x = self.dropout(pixels.normalised(x), reading, rng)
+            return reading.weights(self.law, Dense(), x, rng, reading.tape)
+        return reading.weights(self.law, pixels, x, rng, reading.tape)
 
 
 class BatchNorm(nn.Module):
@@ -70,14 +79,18 @@ class BatchNorm(nn.Module):
 
     affine: a trained gain and bias (real parameters). eps is added to the variance. momentum is the weight of the new
     batch in the running averages (torch's convention), which only training-time monitoring uses: predictions
-    re-estimate. `name` is its path in the network, the key of its statistics.
+    re-estimate. `name` is its path in the network, the key of its statistics. role: the normalisation that the method
+    declares; only "stochastic" takes Gaussian pre-activations (Peters & Welling 2018).
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, affine: bool, eps: float, momentum: float) -> None:
+    def __init__(self, channels: int, *, affine: bool, eps: float, momentum: float, role: str = "batch") -> None:
         super().__init__()
+        if role not in ROLES:
+            raise ValueError(f"normalisation must be one of {', '.join(ROLES)} (got {role!r})")
+        self.role = role
         if not (eps > 0 and math.isfinite(eps)):
             raise ValueError(f"network.eps must be finite and > 0 (got {eps})")
         if not 0 <= momentum <= 1:
@@ -95,7 +108,12 @@ class BatchNorm(nn.Module):
         """Of its stored scale and bias."""
         return self.running_mean.dtype
 
-    def forward(self, h: Float[Tensor, "B C *spatial"], reading: Reading, rng: Rng) -> Float[Tensor, "B C *spatial"]:
+    def forward(self, h: Signal, reading: Reading, rng: Rng) -> Signal:
+        if isinstance(h, Gaussian) and self.role != "stochastic":
+            raise UnsupportedReading(
+                f"batch norm {self.name!r} of role {self.role!r} cannot normalise a Gaussian: a method that reads "
+                "weights with Moments() declares normalisation='stochastic'"
+            )
         if reading.phase is None:
             raise ValueError(f"batch norm {self.name!r}: the reading has no phase; use reading.during(Training(), ...)")
         return reading.phase.normalise(self.name, h, self)
@@ -113,15 +131,21 @@ class Dropout(nn.Module):
             raise ValueError(f"network.dropout must be in [0, 1) (got {p})")
         self.p = p
 
-    def forward(self, x: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:
+    def forward(self, x: Signal, reading: Reading, rng: Rng) -> Signal:
         if self.p == 0 or reading.phase is None or not reading.phase.training:
             return x
-        keep = torch.rand(x.shape, generator=reading.phase.masks or rng, dtype=x.dtype, device=x.device) >= self.p
-        return x * keep / (1 - self.p)
+        like = x.mean if isinstance(x, Gaussian) else x
+        keep = torch.rand(like.shape, generator=reading.phase.masks or rng, dtype=like.dtype, device=like.device)
+        kept = keep >= self.p
+        if isinstance(x, Gaussian):
+            return Gaussian(x.mean * kept / (1 - self.p), x.variance * kept / (1 - self.p) ** 2)
+        return x * kept / (1 - self.p)
 
 
 class Activation(nn.Module):
-    """relu, hardtanh (both real, 32 bits) or sign (1 bit). The network declares it; only a sign asks the reading."""
+    """relu, hardtanh (both real, 32 bits) or sign (1 bit). The network declares it; a sign, and whatever function of a
+    Gaussian, asks the reading.
+    """
 
     def __init__(self, function: str) -> None:
         super().__init__()
@@ -130,11 +154,11 @@ class Activation(nn.Module):
         self.function = function
         self.name = ""
 
-    def forward(self, h: Float[Tensor, "*shape"], reading: Reading, rng: Rng) -> Float[Tensor, "*shape"]:
-        if self.function == "relu":
-            return F.relu(h)
-        if self.function == "hardtanh":
-            return F.hardtanh(h)
+    def forward(self, h: Signal, reading: Reading, rng: Rng) -> Signal:
+        if self.function in REAL_FUNCTIONS:
+            if isinstance(h, Gaussian):
+                return moment_reading(reading, "this activation").real(h, self.function, rng)
+            return REAL_FUNCTIONS[self.function](h)
         after = reading.activations(h, rng)
         if reading.tape is not None:
             reading.tape.signs.append(SignPair(self.name, h, after))
@@ -148,10 +172,20 @@ class Chain(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, reading: Reading, rng: Rng) -> Tensor:
+    def forward(self, x: Signal, reading: Reading, rng: Rng) -> Signal:
         for layer in self.layers:
             x = layer(x, reading, rng)
         return x
+
+
+def moment_reading(reading: Reading, where: str) -> GaussianActivationReading:
+    """The pass's activation reading, which must know Gaussians. Raises UnsupportedReading."""
+    if not isinstance(reading.activations, GaussianActivationReading):
+        raise UnsupportedReading(
+            f"a Gaussian reached {where}, and {type(reading.activations).__name__} reads tensors only; moments are "
+            "read by StochasticSign() (samples) or PropagatedSign() (propagates)"
+        )
+    return reading.activations
 
 
 class Network(Chain):

@@ -7,14 +7,18 @@ Surrogates: Bengio et al. 2013 and Courbariaux et al. 2015 (identity), Hubara et
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from core.interface import Rng, Surrogate
+
+REAL_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "hardtanh": F.hardtanh}
 
 
 def sign(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

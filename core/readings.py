@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from core.claims import laws
-from core.interface import Contract, Drawn, Rng, Surrogate, Tape, UnsupportedReading, WeightLaw
-from core.ops import ExactSign, Identity, surrogate_value
+from core.interface import Contract, Drawn, Gaussian, Rng, Signal, Surrogate, Tape, UnsupportedReading, WeightLaw
+from core.ops import ExactSign, Identity, sign, surrogate_value
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Draw:
 
     surrogate: Surrogate
 
-    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Tensor:
+        x = plain(x, "Draw")
         surrogate = Identity() if law.levels is None else self.surrogate
         with torch.no_grad():
             noise = law.noise(rng)
@@ -43,10 +44,10 @@ class Draw:
 class MeanWeights:
     """E[w] in place of w: a network with real weights, for prediction only."""
 
-    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Tensor:
         if tape is not None:
             raise UnsupportedReading("MeanWeights predicts and has no pull-back; train with Draw(surrogate)")
-        return contract(x, law.mean().detach())
+        return contract(plain(x, "MeanWeights"), law.mean().detach())
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Fixed:
 
     weights: Mapping[WeightLaw, Tensor]
 
-    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Tensor:
         if tape is not None:
             raise UnsupportedReading("Fixed weights predict and have no pull-back; train with Draw(surrogate)")
         if law not in self.weights:
@@ -63,7 +64,7 @@ class Fixed:
                 f"fixed weights of another network: no weights for this {type(law).__name__} of shape "
                 f"{tuple(law.shape)}; fix them anew with mode_weights(model) or drawn_weights(model, rng)"
             )
-        return contract(x, self.weights[law])
+        return contract(plain(x, "Fixed"), self.weights[law])
 
 
 def mode_weights(model: nn.Module) -> Fixed:
@@ -77,11 +78,32 @@ def drawn_weights(model: nn.Module, rng: Rng) -> Fixed:
     return Fixed({law: law.values(law.latent(law.noise(rng))).clone() for _, law in laws(model)})
 
 
+@torch.no_grad()
+def ternary_weights(model: nn.Module, threshold: float) -> Fixed:
+    """sign(E[w]) where |E[w]| >= threshold, else 0, for every binary law; real laws as they are."""
+
+    def kept(law: WeightLaw) -> Tensor:
+        mean = law.mean()
+        return mean.clone() if law.levels is None else sign(mean) * (mean.abs() >= threshold)
+
+    return Fixed({law: kept(law) for _, law in laws(model)})
+
+
 @dataclass(frozen=True)
 class SignActivation:
     """Binary activations by an exact sign with a chosen slope. Deterministic; draws nothing."""
 
     surrogate: Surrogate
 
-    def __call__(self, h: Tensor, rng: Rng) -> Tensor:
-        return surrogate_value(h, ExactSign(self.surrogate))
+    def __call__(self, h: Signal, rng: Rng) -> Tensor:
+        return surrogate_value(plain(h, "SignActivation"), ExactSign(self.surrogate))
+
+
+def plain(x: Signal, reading: str) -> Tensor:
+    """`x` itself. Raises UnsupportedReading where it is a Gaussian, which `reading` cannot take."""
+    if isinstance(x, Gaussian):
+        raise UnsupportedReading(
+            f"{reading} reads tensors, and here comes a Gaussian: the pass propagates moments. Read weights with "
+            "Moments() and activations with StochasticSign() or PropagatedSign(), all through the network"
+        )
+    return x

@@ -15,16 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.interface import Rng
+from core.interface import Gaussian, Rng, Signal
 
 
 @dataclass
 class Moments2:
-    """Running count, mean and summed squared deviation of one layer's channels, in float64; merged exactly."""
+    """Running count, mean and summed squared deviation of one layer's channels, in float64; merged exactly.
+
+    spread: summed variance of entries that are Gaussians themselves, whose means the other two then describe.
+    """
 
     count: int
     mean: Tensor  # (C,)
     squares: Tensor  # (C,)
+    spread: Tensor  # (C,), 0 where entries are plain numbers
 
     def merged(self, other: Moments2) -> Moments2:
         """The moments of both samples together (Chan, Golub & LeVeque 1979)."""
@@ -32,7 +36,20 @@ class Moments2:
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
         squares = self.squares + other.squares + shift * shift * (self.count * other.count / count)
-        return Moments2(count, mean, squares)
+        return Moments2(count, mean, squares, self.spread + other.spread)
+
+    def variance(self) -> Tensor:
+        """Expectation of the unbiased sample variance: spread / count + squares / (count - 1)."""
+        return self.spread / self.count + self.squares / max(1, self.count - 1)
+
+
+def moments2(h: Signal) -> Moments2:
+    """Of one batch of pre-activations, channels in dimension 1."""
+    values = h.mean if isinstance(h, Gaussian) else h
+    axes, count = _axes(values), values.numel() // values.shape[1]
+    wide = values.detach().double()
+    spread = h.variance.detach().double().sum(axes) if isinstance(h, Gaussian) else torch.zeros_like(wide.mean(axes))
+    return Moments2(count, wide.mean(axes), wide.var(axes, correction=0) * count, spread)
 
 
 @dataclass
@@ -41,13 +58,9 @@ class Statistics:
 
     layers: dict[str, Moments2] = field(default_factory=dict)
 
-    def record(self, name: str, h: Tensor) -> None:
+    def record(self, name: str, h: Signal) -> None:
         """Merge a batch of pre-activations `h` (channels in dimension 1) into layer `name`."""
-        axes = _axes(h)
-        wide = h.detach().double()
-        mean = wide.mean(axes)
-        squares = wide.var(axes, correction=0) * (h.numel() // h.shape[1])
-        new = Moments2(h.numel() // h.shape[1], mean, squares)
+        new = moments2(h)
         self.layers[name] = self.layers[name].merged(new) if name in self.layers else new
 
     def mean(self, name: str) -> Tensor:
@@ -55,8 +68,7 @@ class Statistics:
 
     def variance(self, name: str) -> Tensor:
         """Unbiased, as torch's running variance."""
-        moments = self._of(name)
-        return moments.squares / max(1, moments.count - 1)
+        return self._of(name).variance()
 
     def affine(self, name: str, norm: Any) -> tuple[Tensor, Tensor]:
         """(scale, bias) with norm(h) = h * scale + bias: formed in float64, rounded once to the layer's dtype."""
@@ -68,16 +80,15 @@ class Statistics:
         return scale.to(norm.dtype), bias.to(norm.dtype)
 
     def state(self) -> dict[str, Tensor]:
-        """Flat tensors for a state file: NAME.count, NAME.mean, NAME.squares."""
+        """Flat tensors for a state file: NAME.count, NAME.mean, NAME.squares, NAME.spread."""
         return {key: value for name, m in self.layers.items() for key, value in _named(name, m)}
 
     @staticmethod
     def from_state(state: Mapping[str, Tensor]) -> Statistics:
         """The inverse of `state`."""
         names = [key.removesuffix(".count") for key in state if key.endswith(".count")]
-        return Statistics(
-            {n: Moments2(int(state[f"{n}.count"]), state[f"{n}.mean"], state[f"{n}.squares"]) for n in names}
-        )
+        parts = ("mean", "squares", "spread")
+        return Statistics({n: Moments2(int(state[f"{n}.count"]), *(state[f"{n}.{p}"] for p in parts)) for n in names})
 
     def _of(self, name: str) -> Moments2:
         if name not in self.layers:
@@ -94,7 +105,13 @@ class Training:
     masks: Rng | None = None
     training: bool = True
 
-    def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
+    def normalise(self, name: str, h: Signal, norm: Any) -> Signal:
+        if isinstance(h, Gaussian):
+            normalised, mean, variance = stochastic_batch_norm(h, norm)
+            with torch.no_grad():
+                norm.running_mean.lerp_(mean, norm.momentum)
+                norm.running_var.lerp_(variance, norm.momentum)
+            return normalised
         return F.batch_norm(
             h, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
         )
@@ -108,8 +125,10 @@ class Estimation:
     masks: Rng | None = None
     training: bool = False
 
-    def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
+    def normalise(self, name: str, h: Signal, norm: Any) -> Signal:
         self.statistics.record(name, h)
+        if isinstance(h, Gaussian):
+            return stochastic_batch_norm(h, norm)[0]
         return F.batch_norm(h, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
@@ -121,10 +140,37 @@ class Evaluation:
     masks: Rng | None = None
     training: bool = False
 
-    def normalise(self, name: str, h: Tensor, norm: Any) -> Tensor:
+    def normalise(self, name: str, h: Signal, norm: Any) -> Signal:
         # formed anew for each batch (C numbers): a kept pair would go stale when the layer's gain moves
-        scale, bias = (v.reshape(1, -1, *[1] * (h.ndim - 2)) for v in self.statistics.affine(name, norm))
+        scale, bias = (_per_channel(v, h) for v in self.statistics.affine(name, norm))
+        if isinstance(h, Gaussian):
+            return Gaussian(h.mean * scale + bias, h.variance * scale * scale)
         return torch.add(torch.mul(h, scale), bias)
+
+
+def stochastic_batch_norm(h: Gaussian, norm: Any) -> tuple[Gaussian, Tensor, Tensor]:
+    """Batch norm of Gaussian pre-activations, with the mean m and variance v (C,) that it used.
+
+    m = mean(mu), v = E[unbiased sample variance] = sum(sigma^2) / M + sum (mu - m)^2 / (M - 1) over the M entries of a
+    channel; mu' = gain (mu - m) / sqrt(v + eps) + bias, sigma'^2 = gain^2 sigma^2 / (v + eps). Peters & Welling 2018
+    print sum(sigma^2) / (M - 1), which is the same to O(1 / M).
+    """
+    axes = _axes(h.mean)
+    count = h.mean.numel() // h.mean.shape[1]
+    centre = h.mean.mean(axes)
+    variance = h.variance.mean(axes) + h.mean.var(axes, correction=1 if count > 1 else 0)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    mean = (h.mean - _per_channel(centre, h)) * _per_channel(scale, h)
+    if norm.bias is not None:
+        mean = mean + _per_channel(norm.bias, h)
+    spread = h.variance * _per_channel(scale * scale, h)
+    return Gaussian(mean, spread), centre.detach(), variance.detach()
+
+
+def _per_channel(values: Tensor, h: Signal) -> Tensor:
+    return values.reshape(1, -1, *[1] * (len(h.shape) - 2))
 
 
 def _axes(h: Tensor) -> tuple[int, ...]:
@@ -135,3 +181,4 @@ def _named(name: str, m: Moments2) -> Iterator[tuple[str, Tensor]]:
     yield f"{name}.count", torch.tensor(m.count)
     yield f"{name}.mean", m.mean
     yield f"{name}.squares", m.squares
+    yield f"{name}.spread", m.spread

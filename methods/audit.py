@@ -26,7 +26,8 @@ def check_width(rule: Predictor, law: WeightLaw, used: list[Tensor]) -> None:
     if rule.weight_bits >= 32:
         return  # real weights may happen to take few values
     found = sorted({value for weights in used for value in weights.flatten().tolist()})
-    of_law = rule.weight_bits > 1 or set(found) <= set(law.levels or ())
+    allowed = rule.levels or (law.levels if rule.weight_bits == 1 else None)
+    of_law = allowed is None or set(found) <= set(allowed)
     require(
         of_law and len(found) <= 2**rule.weight_bits,
         f"rule {rule.name!r} declares {rule.weight_bits} bits and uses {len(found)} values: {found[:4]}...",

@@ -14,10 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Module
 
-from core.architectures import InputForm, build
+from core.architectures import InputForm, LawFactory, build
+from core.contractions import Watched
 from core.fit import Run
-from core.interface import Budget, Contract, Method, Predictor, Rng, Tape, WeightLaw, WeightReading
+from core.interface import (
+    Budget,
+    Contract,
+    Method,
+    Predictor,
+    Preparation,
+    Rng,
+    Signal,
+    Tape,
+    WeightLaw,
+    WeightReading,
+)
 from core.predict import predict
 from core.problems.evaluator import TestSet
 from core.problems.interface import Description, Problem, Split
@@ -59,11 +72,17 @@ def start(
     rng = generator("conformance", "initialisation", seed, device=device)
     last = "real" if real_parts else "binary"
     options = {"widths": (16, 8), "activation": activation, "affine": real_parts, "last": last}
-    model = build("mlp", FORM, CLASSES, method.law, rng, **options).to(device=device, dtype=dtype)
+    model = build("mlp", FORM, CLASSES, method.law, rng, method.normalisation, **options).to(device, dtype)
     noise = generator("conformance", "noise", seed, device=device)
-    prepared = method.prepare(model, data, noise) if method.prepare else None
     order = generator("conformance", "data order", seed)
     budget = Budget(EXAMPLES, BATCH, STEPS)
+
+    def twin(law: LawFactory, **changed: Any) -> Module:
+        rng = generator("conformance", "initialisation", seed, device=device)
+        return build("mlp", FORM, CLASSES, law, rng, **{**options, **changed}).to(device, dtype)
+
+    given = Preparation(model, data, budget, "cosine", noise, order, twin)
+    prepared = method.prepare(given) if method.prepare else None
     inputs, labels = data.train.inputs, data.train.labels
     return Run(model, method, inputs, labels, budget, schedule="cosine", order=order, noise=noise, prepared=prepared)
 
@@ -126,15 +145,11 @@ class _Spy:
     reading: WeightReading
     reads: Network = field(default_factory=list)
 
-    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Signal:
         used: list[Tensor] = []
-
-        def noted(signal: Tensor, weights: Tensor) -> Tensor:
-            used.append(weights.detach().clone())
-            return contract(signal, weights)
-
         self.reads.append((law, used))
-        return self.reading(law, noted, x, rng, tape)
+        watched = Watched(contract, lambda weights: used.append(weights.detach().clone()))
+        return self.reading(law, watched, x, rng, tape)
 
 
 def _predicted(run: Run, rule: Predictor) -> tuple[list[Network], tuple[Tensor, ...]]:

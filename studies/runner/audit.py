@@ -8,7 +8,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from core.interface import BINARY, ActivationReading, Contract, Predictor, Reading, Rng, Tape, WeightLaw, WeightReading
+from core.contractions import Watched
+from core.interface import (
+    BINARY,
+    ActivationReading,
+    Contract,
+    Gaussian,
+    GaussianActivationReading,
+    Predictor,
+    Reading,
+    Rng,
+    Signal,
+    Tape,
+    WeightLaw,
+    WeightReading,
+)
 
 
 class AuditError(ValueError):
@@ -27,7 +41,7 @@ def audited(rule: Predictor, own: Collection[WeightLaw]) -> Predictor:
             yield replace(
                 reading,
                 weights=_Weights(reading.weights, rule, frozenset(own)),
-                activations=_Signs(reading.activations, rule),
+                activations=_signs(reading.activations, rule),
             )
 
     return replace(rule, readings=readings)
@@ -39,13 +53,10 @@ class _Weights:
     rule: Predictor
     own: frozenset[WeightLaw]
 
-    def __call__(self, law: WeightLaw, contract: Contract, x: Tensor, rng: Rng, tape: Tape | None) -> Tensor:
-        def checked(signal: Tensor, weights: Tensor) -> Tensor:
-            _check_weights(self.rule, law, weights)
-            return contract(signal, weights)
-
-        watched = checked if law in self.own and self.rule.weight_bits < 32 else contract
-        return self.inner(law, watched, x, rng, tape)
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Signal:
+        if law in self.own and self.rule.weight_bits < 32:
+            contract = Watched(contract, lambda weights: _check_weights(self.rule, law, weights))
+        return self.inner(law, contract, x, rng, tape)
 
 
 @dataclass(frozen=True)
@@ -53,19 +64,41 @@ class _Signs:
     inner: ActivationReading
     rule: Predictor
 
-    def __call__(self, h: Tensor, rng: Rng) -> Tensor:
+    def __call__(self, h: Signal, rng: Rng) -> Signal:
         after = self.inner(h, rng)
-        _check_levels(f"rule {self.rule.name!r}: the network declares 1-bit activations", after, BINARY)
+        if (self.rule.activation_bits or 1) == 1:  # a sign activation was asked for, and the rule keeps to its bit
+            declared = f"rule {self.rule.name!r}: the network declares 1-bit activations"
+            if isinstance(after, Gaussian):
+                raise AuditError(f"{declared}, but the rule propagates their moments; declare activation_bits=32")
+            _check_levels(declared, after, BINARY)
         return after
+
+
+@dataclass(frozen=True)
+class _GaussianSigns(_Signs):
+    """The same for readings that know Gaussians, whose other verbs give real activations and are let be."""
+
+    inner: GaussianActivationReading
+
+    def real(self, h: Gaussian, function: str, rng: Rng) -> Signal:
+        return self.inner.real(h, function, rng)
+
+    def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Signal:
+        return self.inner.fork(h, rng, assume_independent=assume_independent)
+
+
+def _signs(inner: ActivationReading, rule: Predictor) -> _Signs:
+    return _GaussianSigns(inner, rule) if isinstance(inner, GaussianActivationReading) else _Signs(inner, rule)
 
 
 def _check_weights(rule: Predictor, law: WeightLaw, weights: Tensor) -> None:
     declared = f"rule {rule.name!r} declares {rule.weight_bits}-bit weights"
     if law.levels is None:
         raise AuditError(f"{declared}, but its {type(law).__name__} law is real; declare 32")
-    if len(law.levels) > 2**rule.weight_bits:
-        raise AuditError(f"{declared}, but its {type(law).__name__} law has {len(law.levels)} levels")
-    _check_levels(declared, weights, law.levels)
+    levels = rule.levels or law.levels
+    if len(levels) > 2**rule.weight_bits:
+        raise AuditError(f"{declared}, but its {type(law).__name__} weights have {len(levels)} levels")
+    _check_levels(declared, weights, levels)
 
 
 def _check_levels(declared: str, values: Tensor, levels: tuple[float, ...]) -> None:

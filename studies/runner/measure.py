@@ -22,7 +22,7 @@ import methods
 from core import metrics, problems
 from core.claims import laws, real_parameters
 from core.fit import Epoch, Fitted, Run, fit
-from core.interface import Method, Predictor, Prepared
+from core.interface import Method, Predictor
 from core.layers import Network
 from core.predict import Prediction, logits, predict, reestimate
 from studies.runner import machine
@@ -120,9 +120,7 @@ def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
 def _train(built: Built, body: Body) -> Fitted:
     train, method, budget = built.problem.train, built.method, built.budget
     started = time.perf_counter()
-    prepared = Prepared()
-    if method.prepare is not None:
-        prepared = method.prepare(built.model, built.problem, built.rng("preparation"))
+    prepared = built.prepared()
     preparing = time.perf_counter() - started
     run = Run(
         built.model,
@@ -207,7 +205,7 @@ def _score(built: Built, predictions: dict[str, Prediction]) -> list[dict[str, A
             "prediction": rule.name,
             "networks": rule.networks,
             "weight_bits": rule.weight_bits,
-            "activation_bits": built.model.activation_bits,
+            "activation_bits": rule.activation_bits or built.model.activation_bits,
             "temperature": temperatures[rule.name],
             "metrics": {
                 "validation": scored(rule.name, predictions[rule.name].scores[0], labels),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from core.contractions import Dense
 from core.interface import Reading, Tape, UnsupportedReading
 from core.laws import Bernoulli, Point, Real
 from core.layers import BinaryLinear
@@ -42,7 +43,7 @@ def test_draw_contracts_the_surrogate_of_the_latent_that_the_passed_generator_gi
     law, x = bernoulli(4, 6), normal(3, 6)
     noise = law.noise(generator("draw"))
     expected = F.linear(x, surrogate(law.natural.detach() + noise))
-    assert torch.equal(Draw(surrogate)(law, F.linear, x, generator("draw"), None), expected)
+    assert torch.equal(Draw(surrogate)(law, Dense(), x, generator("draw"), None), expected)
 
 
 def test_a_pass_repeats_bitwise_from_the_same_generator_and_differs_from_another():
@@ -63,7 +64,7 @@ def test_backward_ends_at_the_drawn_leaf_and_pull_back_is_the_chain_rule_through
     # loss = sum(c * (x W^T)) has dloss/dW = c^T x exactly, so d loss / d lambda = (c^T x) * slope(lambda + noise).
     law, x, c, surrogate = bernoulli(4, 6), normal(3, 6), normal(3, 4, part="c"), RelaxedSign(0.7)
     tape = Tape()
-    (Draw(surrogate)(law, F.linear, x, generator("tape"), tape) * c).sum().backward()
+    (Draw(surrogate)(law, Dense(), x, generator("tape"), tape) * c).sum().backward()
     assert law.natural.grad is None
     (drawn,) = tape.drawn
     assert drawn.law is law and drawn.weights.is_leaf
@@ -77,7 +78,7 @@ def test_a_relaxed_draw_pulls_back_the_true_derivative_of_its_pass():
     # autograd through tanh((lambda + delta) / temperature), written out here, against the tape
     law, x, temperature = bernoulli(4, 6), normal(3, 6), 0.4
     tape = Tape()
-    Draw(RelaxedSign(temperature))(law, F.linear, x, generator("twin"), tape).square().sum().backward()
+    Draw(RelaxedSign(temperature))(law, Dense(), x, generator("twin"), tape).square().sum().backward()
     tape.pull_back()
     natural = law.natural.detach().clone().requires_grad_()
     weights = torch.tanh((natural + law.noise(generator("twin"))) / temperature)
@@ -92,12 +93,12 @@ def test_draws_accumulate_into_the_gradient_as_backward_does():
     singles = []
     for _ in range(2):
         single = Tape()
-        reading(law, F.linear, x, rng, single).sum().backward()
+        reading(law, Dense(), x, rng, single).sum().backward()
         single.pull_back()
         singles.append(law.natural.grad)
         law.natural.grad = None
     rng = generator("accumulate")
-    (reading(law, F.linear, x, rng, tape) + reading(law, F.linear, x, rng, tape)).sum().backward()
+    (reading(law, Dense(), x, rng, tape) + reading(law, Dense(), x, rng, tape)).sum().backward()
     tape.pull_back()
     assert len(tape.drawn) == 2
     torch.testing.assert_close(law.natural.grad, singles[0] + singles[1], rtol=1e-14, atol=0)
@@ -105,7 +106,7 @@ def test_draws_accumulate_into_the_gradient_as_backward_does():
 
 def test_draw_without_a_tape_leaves_no_graph_behind():
     law, x = bernoulli(4, 6), normal(3, 6).requires_grad_()
-    out = Draw(StraightThrough())(law, F.linear, x, generator("eval"), None)
+    out = Draw(StraightThrough())(law, Dense(), x, generator("eval"), None)
     out.sum().backward()
     assert law.natural.grad is None and x.grad is not None  # the signal still carries gradients
 
@@ -113,7 +114,7 @@ def test_draw_without_a_tape_leaves_no_graph_behind():
 @pytest.mark.parametrize("surrogate", [StraightThrough(), RelaxedSign(0.1)])
 def test_a_real_law_is_read_as_it_is_whatever_the_surrogate(surrogate):
     law, x, tape = Real(normal(4, 6, part="real")), normal(3, 6), Tape()
-    out = Draw(surrogate)(law, F.linear, x, generator("real"), tape)
+    out = Draw(surrogate)(law, Dense(), x, generator("real"), tape)
     assert torch.equal(out, F.linear(x, law.latents))
     out.sum().backward()
     tape.pull_back()
@@ -122,7 +123,7 @@ def test_a_real_law_is_read_as_it_is_whatever_the_surrogate(surrogate):
 
 def test_a_network_of_real_weights_reads_latents_and_slopes_of_one():
     law, x, tape = Real(normal(4, 6, part="real")), normal(3, 6), Tape()
-    Draw(Identity())(law, F.linear, x, generator("real"), tape).square().sum().backward()
+    Draw(Identity())(law, Dense(), x, generator("real"), tape).square().sum().backward()
     tape.pull_back()
     latents = law.latents.detach().clone().requires_grad_()
     F.linear(x, latents).square().sum().backward()
@@ -135,7 +136,7 @@ def test_a_network_of_real_weights_reads_latents_and_slopes_of_one():
 def test_mean_weights_contract_the_mean_and_draw_nothing():
     law, x, rng = bernoulli(4, 6), normal(3, 6), generator("mean")
     before = rng.get_state()
-    out = MeanWeights()(law, F.linear, x, rng, None)
+    out = MeanWeights()(law, Dense(), x, rng, None)
     assert torch.equal(out, F.linear(x, torch.tanh(law.natural.detach())))
     assert torch.equal(rng.get_state(), before) and not out.requires_grad
 
@@ -143,7 +144,7 @@ def test_mean_weights_contract_the_mean_and_draw_nothing():
 @pytest.mark.parametrize("reading", [MeanWeights(), Fixed({})])
 def test_prediction_readings_refuse_a_tape_and_name_what_trains(reading):
     with pytest.raises(UnsupportedReading, match=r"no pull-back; train with Draw\(surrogate\)"):
-        reading(bernoulli(4, 6), F.linear, normal(3, 6), generator("x"), Tape())
+        reading(bernoulli(4, 6), Dense(), normal(3, 6), generator("x"), Tape())
 
 
 def test_mode_weights_are_every_laws_mode_and_stay_when_the_law_moves():
@@ -199,7 +200,7 @@ def test_one_fixed_draw_is_one_network_in_every_pass():
 def test_fixed_weights_of_another_network_are_refused_with_a_message():
     fixed = mode_weights(BinaryLinear(bernoulli(4, 6)))
     with pytest.raises(UnsupportedReading, match=r"fixed weights.*no weights for.*\(4, 6\).*mode_weights\(model\)"):
-        fixed(bernoulli(4, 6), F.linear, normal(3, 6), generator("x"), None)
+        fixed(bernoulli(4, 6), Dense(), normal(3, 6), generator("x"), None)
 
 
 # ------------------------------------------------------------------------------------------------ activations

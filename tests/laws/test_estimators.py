@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
+from core.contractions import Dense
 from core.geometry import BernoulliFisher
 from core.interface import Tape
 from core.laws import Bernoulli
@@ -28,7 +29,7 @@ def estimates(law: Bernoulli, slope: float, temperature: float, rng, draws: int 
     tape = Tape()
     x = torch.full((1, law.shape[-1]), slope, dtype=torch.float64)
     draw = Draw(RelaxedSign(temperature))
-    losses = [draw(law, torch.nn.functional.linear, x, rng, tape).sum() for _ in range(draws)]  # slope * sum of w
+    losses = [draw(law, Dense(), x, rng, tape).sum() for _ in range(draws)]  # slope * sum of w
     (sum(losses) / draws).backward()
     tape.pull_back()
     (coordinate,) = law.coordinates()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from core.contractions import Dense
 from core.geometry import EUCLIDEAN
 from core.interface import Reading, Tape, UnsupportedReading
 from core.laws import Bernoulli, Point, Real
@@ -119,7 +119,7 @@ def test_a_draw_that_does_not_reach_the_loss_leaves_no_gradient(rng):
 def test_the_gradient_reaches_the_input_through_the_drawn_weights(rng):
     law = Point(torch.tensor([[0.3, -2.0, 0.0]], dtype=torch.float64))
     x = torch.ones(1, 3, dtype=torch.float64, requires_grad=True)
-    Draw(StraightThrough())(law, F.linear, x, rng, Tape()).sum().backward()
+    Draw(StraightThrough())(law, Dense(), x, rng, Tape()).sum().backward()
     assert x.grad.tolist() == [[1.0, -1.0, 1.0]]
 
 
@@ -141,7 +141,7 @@ def test_a_real_law_is_read_as_it_is_whatever_the_surrogate(surrogate, rng):
     weights = torch.tensor([[0.3, -2.0, 0.0]], dtype=torch.float64)
     law, tape = Real(weights.clone()), Tape()
     x = torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float64)
-    y = Draw(surrogate)(law, F.linear, x, rng, tape)
+    y = Draw(surrogate)(law, Dense(), x, rng, tape)
     assert torch.equal(y, x @ weights.T)
     y.sum().backward()
     tape.pull_back()
@@ -163,7 +163,7 @@ def test_mean_weights_contract_with_the_mean(rng):
     law = Bernoulli(torch.tensor([[0.3, -2.0, 0.0]], dtype=torch.float64))
     x = torch.randn(4, 3, generator=rng, dtype=torch.float64)
     before = rng.get_state()
-    y = MeanWeights()(law, F.linear, x, rng, None)
+    y = MeanWeights()(law, Dense(), x, rng, None)
     np.testing.assert_allclose(y.detach().numpy(), x.numpy() @ np.tanh([[0.3], [-2.0], [0.0]]), rtol=1e-12)
     assert torch.equal(rng.get_state(), before)
 
@@ -173,7 +173,7 @@ def test_fixed_weights_are_contracted_as_given_in_every_pass(rng):
     weights = torch.tensor([[1.0, -1.0, 1.0]])
     x, fixed = torch.tensor([[1.0, 2.0, 5.0]]), Fixed({law: weights})
     for _ in range(2):
-        assert fixed(law, F.linear, x, rng, None).tolist() == [[4.0]]
+        assert fixed(law, Dense(), x, rng, None).tolist() == [[4.0]]
 
 
 @pytest.mark.parametrize("reading", [MeanWeights(), Fixed({})], ids=["MeanWeights", "Fixed"])
@@ -182,7 +182,7 @@ def test_prediction_readings_refuse_to_train_and_name_the_reading_that_does(read
     if isinstance(reading, Fixed):
         reading = Fixed({law: torch.ones(1, 3)})
     with pytest.raises(UnsupportedReading, match=rf"{type(reading).__name__}.*Draw"):
-        reading(law, F.linear, torch.ones(1, 3), rng, Tape())
+        reading(law, Dense(), torch.ones(1, 3), rng, Tape())
 
 
 def net(*laws) -> Chain:

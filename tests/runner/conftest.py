@@ -34,7 +34,7 @@ PLUGIN = '''
     def killing(*, folder: str = "", times: int = 0):
         """Kills its worker the first `times` times; counts its runs in `folder`."""
 
-        def prepare(model, problem, rng):
+        def prepare(given):
             (Path(folder) / f"run-{time.time_ns()}").touch()
             if len(list(Path(folder).glob("run-*"))) <= times:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -47,7 +47,7 @@ PLUGIN = '''
     def slow(*, seconds: float = 0.2):
         """Sleeps first."""
 
-        def prepare(model, problem, rng):
+        def prepare(given):
             time.sleep(seconds)
             return Prepared()
 
@@ -58,7 +58,7 @@ PLUGIN = '''
     def raising(*, folder: str = ""):
         """Fails until `folder` holds a file called repaired."""
 
-        def prepare(model, problem, rng):
+        def prepare(given):
             if not (Path(folder) / "repaired").exists():
                 raise RuntimeError("out of luck\\nsecond line")
             return Prepared()

@@ -1,0 +1,107 @@
+"""The linear maps of layers as the two sums a reading may need: sum w x and sum w x^2. See `Contract`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.interface import Contract
+
+
+class Map(Contract, Protocol):
+    """A linear map that may pad its input: `pad` and the same map without padding."""
+
+    def pad(self, x: Tensor, value: float) -> Tensor: ...
+
+    def bare(self) -> Map: ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """(B, I), (O, I) -> (B, O). signs: every input is -1 or +1, so that sums of squares need no product."""
+
+    signs: bool = False
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        return F.linear(x, weights)
+
+    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
+        return weights.sum(1)[None] if self.signs else F.linear(x * x, weights)
+
+    def pad(self, x: Tensor, value: float) -> Tensor:
+        return x
+
+    def bare(self) -> Dense:
+        return self
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """(B, C, H, W), (O, C / groups, h, w) -> (B, O, H', W'), padded with zeros.
+
+    A padded tap is a third value beside the signs: it adds nothing to a sum, nor to a sum of squares. signs: every
+    input but the padding is -1 or +1; a sum of squares then is that of one image of ones.
+    """
+
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    signs: bool = False
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        return F.conv2d(x, weights, stride=self.stride, padding=self.padding, groups=self.groups)
+
+    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
+        return self(torch.ones_like(x[:1]) if self.signs else x * x, weights)
+
+    def pad(self, x: Tensor, value: float) -> Tensor:
+        return F.pad(x, [self.padding] * 4, value=value)
+
+    def bare(self) -> Convolution:
+        return replace(self, padding=0)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A first layer's map of raw values, normalised as (x - shift) * inverse_scale after the sum.
+
+    Integer values are summed exactly in float32; then one multiply and one add per output. Padding is raw value 0.
+    """
+
+    inner: Map
+    shift: Tensor
+    inverse_scale: Tensor
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        sums = self.inner(x, weights)
+        offset = -self.shift * self.inverse_scale * weights.flatten(1).sum(1)
+        return torch.add(torch.mul(sums, self.inverse_scale), offset.reshape(1, -1, *[1] * (sums.ndim - 2)))
+
+    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
+        return self.inner.bare().squares(self.normalised(x), weights)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """The padded input as training contracts it."""
+        normal = (x - self.shift) * self.inverse_scale
+        return self.inner.pad(normal, -float(self.shift * self.inverse_scale))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A contract that shows the weights it is given to `look` before it uses them (audits, counts)."""
+
+    inner: Contract
+    look: Callable[[Tensor], None]
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        self.look(weights)
+        return self.inner(x, weights)
+
+    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
+        self.look(weights)
+        return self.inner.squares(x, weights)

@@ -1,0 +1,182 @@
+"""Moment propagation: means and variances through linear maps, signs of Gaussians, losses of Gaussian outputs.
+
+Peters & Welling 2018 (arXiv 1809.03368), BLRNet, renamed PBNet; LR-net, Shayer, Levi & Fetaya 2018 (arXiv 1710.07739).
+Everything here but the sampled sign is an honest function of the laws' parameters, differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.interface import Contract, Gaussian, Rng, Signal, Tape, UnsupportedReading, WeightLaw
+from core.ops import (
+    REAL_FUNCTIONS,
+    ClippedStraightThrough,
+    ExactSign,
+    RelaxedSign,
+    logistic_noise,
+    surrogate_value,
+)
+from core.readings import SignActivation
+
+VARIANCE_FLOOR = 1e-10  # added where a mean is divided by a deviation, which is 0 when every weight is certain
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of every pre-activation, given independent weights; no weight is drawn.
+
+    Fixed inputs x: mean = sum E[w] x, variance = sum Var[w] x^2. Independent random inputs of mean m and variance v:
+    mean = sum E[w] m, variance = sum Var[w] (m^2 + v) + E[w]^2 v. Exact in both moments; that the sum is normal is
+    the approximation. Covariances between positions of a convolution and between examples are dropped.
+    """
+
+    def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Signal:
+        if not law.independent:
+            raise UnsupportedReading(
+                f"Moments needs independent weights, and those of one {type(law).__name__} draw depend on each other; "
+                "read it with Draw(StraightThrough()), or use a Bernoulli or UnitGaussian law"
+            )
+        mean = law.mean()
+        if law.levels is None and isinstance(x, Tensor):
+            return contract(x, mean)
+        if isinstance(x, Tensor):
+            return _gaussian(contract(x, mean), contract.squares(x, law.variance()))
+        spread = contract(x.variance, mean * mean)
+        if law.levels is not None:
+            spread = spread + contract(x.mean * x.mean + x.variance, law.variance())
+        return _gaussian(contract(x.mean, mean), spread)
+
+
+@dataclass(frozen=True)
+class StochasticSign:
+    """A sample of the sign of a Gaussian, P(+1) = Phi(mean / deviation) at every temperature; straight through.
+
+    Forward sign(l), backward the slope of tanh(l / temperature), l = (logit q + Logistic) / 2: the hard binary
+    concrete of Peters & Welling 2018. Real activations and forks take a sample of the pre-activation (LR-net). A
+    tensor (a real layer's output) gets the plain sign with slope 1 where |h| <= slope_window.
+    """
+
+    temperature: float = 1.0
+    slope_window: float = 1.0
+
+    def __post_init__(self) -> None:
+        RelaxedSign(self.temperature)  # refuses temperature <= 0
+        ClippedStraightThrough(self.slope_window)
+
+    def __call__(self, h: Signal, rng: Rng) -> Tensor:
+        if isinstance(h, Tensor):
+            return SignActivation(ClippedStraightThrough(self.slope_window))(h, rng)
+        latent = sign_natural(h)
+        return surrogate_value(latent + logistic_noise(latent, rng), ExactSign(RelaxedSign(self.temperature)))
+
+    def real(self, h: Gaussian, function: str, rng: Rng) -> Tensor:
+        return REAL_FUNCTIONS[function](h.sample(rng))
+
+    def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Tensor:
+        return h.sample(rng)
+
+
+@dataclass(frozen=True)
+class PropagatedSign:
+    """The moments of the sign of a Gaussian: mean 2 Phi(mean / deviation) - 1, variance 1 - mean^2. Draws nothing."""
+
+    def __call__(self, h: Signal, rng: Rng) -> Signal:
+        if isinstance(h, Tensor):
+            return SignActivation(ClippedStraightThrough())(h, rng)
+        z = standardised(h)
+        return Gaussian(torch.erf(z / math.sqrt(2)), 4 * torch.special.ndtr(z) * torch.special.ndtr(-z))
+
+    def real(self, h: Gaussian, function: str, rng: Rng) -> Gaussian:
+        return MOMENTS_OF[function](h)
+
+    def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Gaussian:
+        if not assume_independent:
+            raise UnsupportedReading(
+                "moments of a residual sum need independent branches, and both come from one signal; "
+                "set network.assume_independent=true to ignore it (the error is then on record), or sample with blrnet"
+            )
+        return h
+
+
+def standardised(h: Gaussian) -> Tensor:
+    """mean / deviation, the argument of Phi; finite where the variance is 0."""
+    return h.mean * torch.rsqrt(h.variance + VARIANCE_FLOOR)
+
+
+def sign_natural(h: Gaussian) -> Tensor:
+    """(1/2) log(q / (1 - q)), q = P(h > 0) = Phi(mean / deviation): the natural parameter of the sign; no overflow."""
+    z = standardised(h)
+    return 0.5 * (torch.special.log_ndtr(z) - torch.special.log_ndtr(-z))
+
+
+def rectified(h: Gaussian) -> Gaussian:
+    """Mean and variance of max(h, 0): m P + s d and (m^2 + s^2) P + m s d - mean^2, P = Phi(m / s), d = phi(m / s)."""
+    deviation = torch.sqrt(h.variance + VARIANCE_FLOOR)
+    z = h.mean / deviation
+    positive, density = torch.special.ndtr(z), _density(z)
+    mean = h.mean * positive + deviation * density
+    second = (h.mean * h.mean + h.variance) * positive + h.mean * deviation * density
+    return Gaussian(mean, (second - mean * mean).clamp_min(0))
+
+
+def hard_tanh(h: Gaussian) -> Gaussian:
+    """Mean and variance of clamp(h, -1, 1): a truncated normal between two atoms."""
+    deviation = torch.sqrt(h.variance + VARIANCE_FLOOR)
+    a, b = (-1 - h.mean) / deviation, (1 - h.mean) / deviation
+    below, above = torch.special.ndtr(a), torch.special.ndtr(-b)
+    inside, rise = 1 - below - above, _density(a) - _density(b)
+    mean = above - below + h.mean * inside + deviation * rise
+    edges = a * _density(a) - b * _density(b)
+    second = above + below + (h.mean * h.mean + h.variance) * inside + 2 * h.mean * deviation * rise
+    return Gaussian(mean, (second + h.variance * edges - mean * mean).clamp_min(0))
+
+
+def sampled_maximum(windows: Gaussian, rng: Rng) -> Gaussian:
+    """Stochastic max pooling over the last dimension: the index of the largest of one sample, its mean and variance.
+
+    P(index) = P(that entry is the largest), exactly; both moments are of that index; no gradient reaches the choice.
+    """
+    with torch.no_grad():
+        index = windows.sample(rng).argmax(-1, keepdim=True)
+    return windows.map(lambda moment: moment.gather(-1, index).squeeze(-1))
+
+
+MOMENTS_OF: Mapping[str, Callable[[Gaussian], Gaussian]] = {"relu": rectified, "hardtanh": hard_tanh}
+
+
+def means(output: Signal) -> Tensor:
+    """Logits of a Gaussian output that ignore its variance (the CE variant)."""
+    return output.mean if isinstance(output, Gaussian) else output
+
+
+def log_positive(output: Signal) -> Tensor:
+    """log P(output_c > 0) per class, the BCE variant's score: log Phi(mean / deviation), log sigmoid of a tensor."""
+    return torch.special.log_ndtr(standardised(output)) if isinstance(output, Gaussian) else F.logsigmoid(output)
+
+
+def ce_of_means(output: Signal, labels: Tensor) -> Tensor:
+    """Mean softmax cross-entropy of the means, nats."""
+    return F.cross_entropy(means(output), labels)
+
+
+def bce_of_signs(output: Signal, labels: Tensor) -> Tensor:
+    """Sum over classes of the binary cross-entropy of p_c = P(output_c > 0), mean over examples, nats."""
+    target = F.one_hot(labels, output.shape[1]).to(means(output).dtype)
+    negated = Gaussian(-output.mean, output.variance) if isinstance(output, Gaussian) else -output
+    likelihood = target * log_positive(output) + (1 - target) * log_positive(negated)
+    return -likelihood.sum(1).mean()
+
+
+def _gaussian(mean: Tensor, variance: Tensor) -> Gaussian:
+    return Gaussian(mean, variance.clamp_min(0).expand_as(mean))  # a sum over ones may round below 0
+
+
+def _density(z: Tensor) -> Tensor:
+    return (-0.5 * z * z).exp() / math.sqrt(2 * math.pi)
