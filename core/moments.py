@@ -25,7 +25,7 @@ from core.ops import (
 )
 from core.readings import SignActivation
 
-VARIANCE_FLOOR = 1e-10  # added where a mean is divided by a deviation, which is 0 when every weight is certain
+VARIANCE_FLOOR = 1e-6  # under a division by the deviation, 0 when every weight is certain; batch norm makes totals 1
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PropagatedSign:
 
 def standardised(h: Gaussian) -> Tensor:
     """mean / deviation, the argument of Phi; finite where the variance is 0."""
-    return h.mean * torch.rsqrt(h.variance + VARIANCE_FLOOR)
+    return h.mean * torch.rsqrt(h.variance.clamp_min(VARIANCE_FLOOR))
 
 
 def sign_natural(h: Gaussian) -> Tensor:
@@ -118,7 +118,7 @@ def sign_natural(h: Gaussian) -> Tensor:
 
 def rectified(h: Gaussian) -> Gaussian:
     """Mean and variance of max(h, 0): m P + s d and (m^2 + s^2) P + m s d - mean^2, P = Phi(m / s), d = phi(m / s)."""
-    deviation = torch.sqrt(h.variance + VARIANCE_FLOOR)
+    deviation = torch.sqrt(h.variance.clamp_min(VARIANCE_FLOOR))
     z = h.mean / deviation
     positive, density = torch.special.ndtr(z), _density(z)
     mean = h.mean * positive + deviation * density
@@ -128,7 +128,7 @@ def rectified(h: Gaussian) -> Gaussian:
 
 def hard_tanh(h: Gaussian) -> Gaussian:
     """Mean and variance of clamp(h, -1, 1): a truncated normal between two atoms."""
-    deviation = torch.sqrt(h.variance + VARIANCE_FLOOR)
+    deviation = torch.sqrt(h.variance.clamp_min(VARIANCE_FLOOR))
     a, b = (-1 - h.mean) / deviation, (1 - h.mean) / deviation
     below, above = torch.special.ndtr(a), torch.special.ndtr(-b)
     inside, rise = 1 - below - above, _density(a) - _density(b)

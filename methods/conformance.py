@@ -140,6 +140,8 @@ def activation_bits_are_true(name: str, **hyperparameters: Any) -> None:
     for rule in run.method.predictors:
         seen.clear()
         read(run, rule)
+        if rule.activation_bits == 32:  # it says so
+            continue
         off = next((v.item() for output in seen for v in output[output.abs() != 1]), None)
         require(off is None, f"rule {rule.name!r}: a sign activation gave {off}", "use SignActivation(surrogate)")
 

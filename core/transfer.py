@@ -1,0 +1,58 @@
+"""Transfer initialisation: a full-precision network of the same architecture sets the means of binary weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.claims import laws
+from core.laws import Bernoulli
+
+
+class TransferError(ValueError):
+    """The two networks do not fit; the message names the first layer in which they differ."""
+
+
+@torch.no_grad()
+def transfer(source: nn.Module, model: nn.Module, *, largest: float = 0.9) -> None:
+    """Means of every Bernoulli layer of `model` := w / std(w) of the same layer of `source`, clipped to +-largest.
+
+    std is over the layer's weights. Real layers and batch-norm affine parameters are copied. Peters & Welling 2018 take
+    0.9: a weight that starts certain has no gradient, one that starts at 0 must cross the region of highest variance.
+    Raises TransferError, with nothing changed, where a layer is missing or has another shape.
+    """
+    if not 0 < largest < 1:
+        raise ValueError(f"largest must be in (0, 1): a mean of 1 has no natural parameter (got {largest})")
+    given = dict(laws(source))
+    pairs = [(name, law, _matching(name, law.shape, given)) for name, law in laws(model)]
+    real = [(name, p) for name, p in model.named_parameters() if not name.endswith("law.natural")]
+    copies = [(p, _parameter(name, p, source)) for name, p in real]
+    for name, law, weights in pairs:
+        if isinstance(law, Bernoulli):
+            law.natural.copy_(torch.atanh((weights / weights.std()).clamp(-largest, largest)))
+        elif law.levels is not None:
+            raise TransferError(f"layer {name!r}: a {type(law).__name__} law has no mean to set; use a Bernoulli law")
+    for parameter, value in copies:
+        parameter.copy_(value)
+
+
+def _matching(name: str, shape: torch.Size, given: dict[str, nn.Module]) -> Tensor:
+    if name not in given:
+        raise TransferError(f"the network to transfer from has no layer {name!r}; it has {', '.join(given) or 'none'}")
+    weights = given[name].mean()
+    if weights.shape != shape:
+        raise TransferError(
+            f"layer {name!r}: the network to transfer from has weights {tuple(weights.shape)}, this one "
+            f"{tuple(shape)}; both must be of one architecture with equal options"
+        )
+    return weights
+
+
+def _parameter(name: str, parameter: Tensor, source: nn.Module) -> Tensor:
+    found = dict(source.named_parameters()).get(name)
+    if found is None or found.shape != parameter.shape:
+        have = "none" if found is None else f"one of shape {tuple(found.shape)}"
+        raise TransferError(
+            f"parameter {name!r} of shape {tuple(parameter.shape)}: the network to transfer from has {have}"
+        )
+    return found
