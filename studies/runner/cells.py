@@ -19,7 +19,8 @@ class Cell:
     """Everything that says what to compute, resolved: no default is left open.
 
     network: {"name": "mlp", **options}; hyperparameters: every keyword of the method's factory; budget: {"epochs": n}
-    or {"steps": n}; all values are JSON scalars or lists.
+    or {"steps": n}; all values are JSON scalars or lists. track_best: the network of the best-validation epoch is kept
+    beside the last one and scored with it.
     """
 
     study: str
@@ -32,10 +33,17 @@ class Cell:
     batch: int
     schedule: str
     device: str = "cpu"
+    track_best: bool = False
 
     def config(self) -> dict[str, Any]:
-        """The cell as plain JSON data; `Cell(**cell.config())` is the cell again."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        """The cell as plain JSON data; `Cell(**cell.config())` is the cell again.
+
+        `track_best` is left out where it is off, as in records older than it.
+        """
+        config = {name: _plain(value) for name, value in vars(self).items()}
+        if not self.track_best:
+            del config["track_best"]
+        return config
 
     def label(self) -> str:
         """How a person is told of it: "digits / ste / seed 3"."""

@@ -41,6 +41,7 @@ CELL_CHANGES = {
     "batch": 33,
     "schedule": "linear",
     "device": "cuda",
+    "track_best": True,
 }
 PROVENANCE_CHANGES = {
     "method_module": "theirs.ste",
