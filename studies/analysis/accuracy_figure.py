@@ -39,7 +39,8 @@ class Row(NamedTuple):
 def accuracy(rows: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
     """The figure, from `tidy.rows` and `tables.summary` of them."""
     means = _named(table[(table["metric"] == "accuracy") & (table["n"] > 0)])
-    seeds = _named(labelled(rows)[lambda f: (f["split"] == "test") & (f["metric"] == "accuracy") & f["value"].notna()])
+    of_test = (rows["split"] == "test") & (rows["metric"] == "accuracy") & (rows["epoch"] == "last")
+    seeds = _named(labelled(rows)[of_test & rows["value"].notna()])
     lines = _lines(means)
     panels = marks.places(means)
     columns = min(marks.PANEL_COLUMNS, len(panels))

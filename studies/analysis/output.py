@@ -70,13 +70,16 @@ def drawn_records(out: Path) -> tuple[list[tidy.Record], list[str]]:
 def read_rows(out: Path) -> pd.DataFrame:
     """The tidy rows of `out` (`tidy.ROWS`): as stored while no record is newer, else made again from the records.
 
-    Raises FileNotFoundError when there are no records.
+    So are those that an older version stored with other columns. Raises FileNotFoundError when there
+    are no records.
     """
     stored = out / ROWS
     newest = max((path.stat().st_mtime_ns for path in _files(out)), default=None)
     if newest is not None and stored.exists() and _knows_all(read_manifest(out), out):
         if stored.stat().st_mtime_ns >= newest:
-            return pd.read_parquet(stored)
+            frame = pd.read_parquet(stored)
+            if list(frame.columns) == list(tidy.ROWS):
+                return frame
     return tidy.rows(drawn_records(out)[0])
 
 

@@ -4,7 +4,8 @@ Intervals are Student t over seeds: mean +- t(0.975, n - 1) sd / sqrt(n), sd wit
 range; NaN for n < 2. A seed is the unit, so they say how much a rerun varies, not how another test set would.
 Differences are paired by seed, which methods share for initial signs, data order and noise. Only rows of the same
 study, problem, setting, bits and number of networks averaged are ever ranked together (a BLOCK): a row that averages
-ten networks costs ten times as much to run as a single one.
+ten networks costs ten times as much to run as a single one. Networks of a best-validation epoch, where cells kept
+them, are left out: they are another protocol (`studies.parity` shows them beside these).
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def csv(table: pd.DataFrame) -> str:
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """What goes into a table: numbers of the test split and of whole cells."""
-    return rows[rows["split"].isin(["test", "train"]) & rows["value"].notna()]
+    """What goes into a table: numbers of the test split, of last epochs only, and of whole cells."""
+    return rows[rows["split"].isin(["test", "train"]) & rows["value"].notna() & (rows["epoch"] != "best")]
 
 
 def _moments(numbers: pd.DataFrame) -> pd.DataFrame:

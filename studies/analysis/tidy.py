@@ -1,9 +1,10 @@
 """Records as tidy frames: `rows`, one number a row, and `curves`, one epoch of one cell a row.
 
 What a row's number belongs to is said by `split` and `prediction`: a metric of a prediction rule has the split it was
-scored on ("validation" or "test"; the output temperature, fitted on validation scores, has "validation"); a fact of the
-whole cell (seconds, steps, passes, share of decided weights, memory) has split "train" and no prediction. A cell that
-did not finish is one row without split, metric and value: its status and reason.
+scored on ("validation" or "test"; the output temperature, fitted on validation scores, has "validation"), and the
+`epoch` whose network it is: "last", or "best" (by validation accuracy; its prediction is named "mode @ best
+validation"). A fact of the whole cell (seconds, steps, passes, share of decided weights, memory) has split "train" and
+no prediction. A cell that did not finish is one row without split, metric and value: its status and reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from studies.runner.cells import canonical
 
 Record = Mapping[str, Any]
 
-SETUP = ("network", "budget", "batch", "schedule", "device")  # what cells must share to be compared at all
+# what cells must share to be compared at all; the last one stands only where it is on
+SETUP = ("network", "budget", "batch", "schedule", "device", "track_best")
 CELL_METRICS = {
     "seconds_train": ("seconds", "train"),
     "seconds_predict": ("seconds", "predict"),
@@ -47,6 +49,7 @@ IDENTITY = {
 ROWS = {
     **IDENTITY,
     "prediction": "str",
+    "epoch": "str",
     "networks": "Int64",
     "weight_bits": "Int64",
     "activation_bits": "Int64",
@@ -117,6 +120,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         yield {**identity, **bits, "split": "train", "metric": metric, "value": _at(record, path)}
     for rule in record["predictions"]:
         of_rule = {name: rule[name] for name in ("prediction", "networks", "weight_bits", "activation_bits")}
+        of_rule["epoch"] = rule.get("epoch", "last")  # older records know no other
         yield {
             **identity, **of_rule, "split": "validation", "metric": "temperature", "value": rule["temperature"]
         }  # fmt: skip
@@ -130,7 +134,7 @@ def _identity(record: Record) -> dict[str, Any]:
     return {
         **{name: record[name] for name in ("study", "problem", "method", "seed", "key", "status", "reason")},
         "hyperparameters": canonical(config["hyperparameters"]).decode(),
-        "setup": canonical({name: config[name] for name in SETUP}).decode(),
+        "setup": canonical({name: config[name] for name in SETUP if name in config}).decode(),
         "stale": bool(record.get("stale", False)),
     }
 

@@ -5,7 +5,7 @@ import random
 import pandas as pd
 import pytest
 
-from studies.analysis import tidy
+from studies.analysis import tables, tidy
 
 
 def test_every_number_of_a_prediction_is_one_row(study):
@@ -106,3 +106,24 @@ def test_labels_say_what_differs_and_nothing_else(make):
         ("moons", "bop", "budget.epochs=5, network.widths=[64]", ""),
         ("moons", "ste", "budget.epochs=7, network.widths=[8,8]", ""),
     }
+
+
+def test_a_best_validation_network_is_in_the_rows_and_in_no_table(make):
+    plain = [make(method=method, seed=seed, accuracy=0.9) for method in ("ste", "bop") for seed in range(3)]
+    frame = tidy.rows([_with_best(record, 0.99) for record in plain])
+    best = frame[(frame["epoch"] == "best") & (frame["split"] == "test") & (frame["metric"] == "accuracy")]
+    assert list(best["prediction"]) == ["mode @ best validation"] * 6 and list(best["value"]) == [0.99] * 6
+    assert tables.csv(tables.summary(frame)) == tables.csv(tables.summary(tidy.rows(plain)))
+
+
+def test_cells_that_track_their_best_epoch_are_told_from_those_that_do_not(make):
+    frame = tidy.labelled(tidy.rows([make(), make(setup={"track_best": True})]))
+    assert set(frame["setting"]) == {"", "track_best=true"}
+
+
+def _with_best(record, accuracy):
+    """The record with the mode of a best-validation epoch beside that of the last."""
+    (last,) = record["predictions"]
+    metrics = {split: {**found, "accuracy": accuracy} for split, found in last["metrics"].items()}
+    best = {**last, "prediction": "mode @ best validation", "epoch": "best", "metrics": metrics}
+    return {**record, "predictions": [{**last, "epoch": "last"}, best]}
