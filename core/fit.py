@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,6 +59,19 @@ class Epoch:
     step: int
     seconds: float
     train_loss: float
+
+
+@dataclass
+class Loop:
+    """Where `fit` is, besides its run: what a continued fit must know to tell the same. Changed in place.
+
+    losses: of the steps of the epoch so far, on the model's device; last_finite: the last that was, nan before any;
+    seconds: spent training.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    last_finite: float = math.nan
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,39 +196,47 @@ class Run:
         return self._permutation[start : start + self.budget.batch].to(self.inputs.device)
 
 
-def fit(run: Run, *, watch: Callable[[Epoch], None] = lambda epoch: None) -> Fitted:
+def fit(
+    run: Run,
+    *,
+    watch: Callable[[Epoch], None] = lambda epoch: None,
+    pause: Callable[[Loop], None] = lambda loop: None,
+    loop: Loop | None = None,
+) -> Fitted:
     """Advance `run` to the end of its budget, to the first non-finite loss, or to a non-finite parameter.
 
     Parameters are looked at when an epoch ends. watch: called then and when the budget ends, off the clock, unless the
-    run diverged; an exception it raises ends the run.
+    run diverged; an exception it raises ends the run. pause: called whenever the losses were read and are finite, after
+    `watch`, off the clock: the run's state and `loop` then continue it. loop: where to continue; None: at the start.
     """
-    losses: list[Tensor] = []
-    last_finite, checked, epoch_start = math.nan, run.done, run.done
-    seconds, started = 0.0, time.perf_counter()
+    loop = Loop() if loop is None else loop
+    checked, epoch_start = run.done, run.done - len(loop.losses)
+    started = time.perf_counter()
     while run.done < run.budget.steps:
-        losses.append(run.step())
+        loop.losses.append(run.step())
         ends_epoch = run.done % run.budget.steps_per_epoch == 0 or run.done == run.budget.steps
         if not (run.done % CHECK_EVERY == 0 or ends_epoch):
             continue
-        for value in torch.stack(losses[checked - epoch_start :]).tolist():
+        values = torch.stack(loop.losses[checked - epoch_start :]).tolist()
+        loop.seconds += time.perf_counter() - started
+        for value in values:
             checked += 1
             if not math.isfinite(value):
-                seconds += time.perf_counter() - started
-                return _ended(run, seconds, Diverged(checked, last_finite))
-            last_finite = value
+                return _ended(run, loop, Diverged(checked, loop.last_finite))
+            loop.last_finite = value
         if ends_epoch:
-            seconds += time.perf_counter() - started
             if (bad := _not_finite(run.model)) is not None:
-                return _ended(run, seconds, Diverged(run.done, last_finite, bad))
+                return _ended(run, loop, Diverged(run.done, loop.last_finite, bad))
             epoch = -(-run.done // run.budget.steps_per_epoch)
-            watch(Epoch(epoch, run.done, seconds, torch.stack(losses).mean().item()))
-            losses, epoch_start = [], run.done
-            started = time.perf_counter()
-    return _ended(run, seconds, None)
+            watch(Epoch(epoch, run.done, loop.seconds, torch.stack(loop.losses).mean().item()))
+            loop.losses, epoch_start = [], run.done
+        pause(loop)
+        started = time.perf_counter()
+    return _ended(run, loop, None)
 
 
-def _ended(run: Run, seconds: float, diverged: Diverged | None) -> Fitted:
-    return Fitted(run.done, run.done * (run.method.draws + run.prepared.passes), seconds, diverged)
+def _ended(run: Run, loop: Loop, diverged: Diverged | None) -> Fitted:
+    return Fitted(run.done, run.done * (run.method.draws + run.prepared.passes), loop.seconds, diverged)
 
 
 def _not_finite(model: nn.Module) -> str | None:

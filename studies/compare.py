@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--no-states", action="store_true", help="do not store trained parameters")
     place.add_argument("--reuse-stale", action="store_true", help="keep cells of older code, and mark their rows")
     place.add_argument("--require-all", action="store_true", help="run nothing unless every problem has its data")
+    place.add_argument(
+        "--checkpoint-every",
+        metavar="SECONDS",
+        help="how often a cell in training saves where it is, to be continued from (default: 600; 0: never)",
+    )
     look = parser.add_argument_group("look without running")
     look.add_argument("--list", action="store_true", help="methods and problems with their defaults")
     look.add_argument("--dry-run", action="store_true", help="how many cells are cached and how many would run")

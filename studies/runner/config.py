@@ -35,6 +35,7 @@ class Plan:
     data_dir: Path | None
     backend: str
     workers: int
+    checkpoint_every: float
 
 
 def resolve(asked: Request) -> Plan:
@@ -65,7 +66,8 @@ def resolve(asked: Request) -> Plan:
         for d in descriptions
         for method in asked.methods
     )
-    return Plan(cells, asked.out, asked.data_dir, asked.backend, 1 if asked.backend == "serial" else asked.workers)
+    workers = 1 if asked.backend == "serial" else asked.workers
+    return Plan(cells, asked.out, asked.data_dir, asked.backend, workers, asked.checkpoint_every)
 
 
 def _section(asked: Request, name: str) -> list[Setting]:

@@ -17,8 +17,10 @@ from typing import Literal, Protocol
 
 from studies.runner import executors
 from studies.runner.cells import Cell
+from studies.runner.checkpoint import Checkpoint
 from studies.runner.measure import Body, measure, nothing_measured
 from studies.runner.records import RECORD_BYTES, SCHEMA, Record, StorageError, Store
+from studies.runner.request import CHECKPOINT_EVERY
 from studies.runner.verdicts import FINAL, Verdict, examine
 
 __all__ = ["Reporter", "Verdict", "examine", "execute"]
@@ -45,13 +47,16 @@ def execute(
     backend: Literal["serial", "processes"],
     workers: int,
     keep_states: bool,
+    checkpoint_every: float = CHECKPOINT_EVERY,
     reporter: Reporter,
 ) -> list[Record]:
     """Run what is not there yet; the record of every verdict in order, `"stale": true` in those kept though outdated.
 
+    checkpoint_every: seconds after which a cell in training saves where it is, 0 for never.
     Raises StorageError when the folder refuses, KeyboardInterrupt on Ctrl-C; what is finished by then is recorded.
     """
-    todo = [_Task(v, store.out.resolve(), _resolved(data_dir), keep_states) for v in verdicts if v.runs]
+    out, data = store.out.resolve(), _resolved(data_dir)
+    todo = [_Task(v, out, data, keep_states, checkpoint_every) for v in verdicts if v.runs]
     store.prepare(len(todo), max((_expected_bytes(task) for task in todo), default=0))
     records = {v.key: _kept(v, store) for v in verdicts if not v.runs}
     run = executors.serial if backend == "serial" else functools.partial(executors.processes, workers=workers)
@@ -74,16 +79,22 @@ class _Task:
     out: Path
     data_dir: Path | None
     keep_states: bool
+    checkpoint_every: float
 
 
 def _run_cell(task: _Task) -> Record:
     """Measure one cell and write it; the unit of work, repeatable at any time."""
-    store = Store(task.out)
+    store, verdict = Store(task.out), task.verdict
+    config, sources = verdict.cell.config(), verdict.provenance.as_dict()
+    checkpoint = Checkpoint(store.checkpoints / f"{verdict.key}.pt", task.checkpoint_every, config, sources)
     # written just before its worker died, or by another run in the same folder
-    if (there := store.read(task.verdict.key)) is not None and _serves(there, store, task.keep_states):
-        return there
-    body, state = measure(task.verdict.cell, task.data_dir)
-    return store.write(_record(task.verdict, body), state if state and task.keep_states else None)
+    record = store.read(verdict.key)
+    if record is None or not _serves(record, store, task.keep_states):
+        body, state = measure(verdict.cell, task.data_dir, checkpoint)
+        record = store.write(_record(verdict, body), state if state and task.keep_states else None)
+    if record["status"] in FINAL:  # one that failed is tried again, from where it was
+        checkpoint.remove()
+    return record
 
 
 def _serves(record: Record, store: Store, keep_states: bool) -> bool:

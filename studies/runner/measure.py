@@ -1,4 +1,4 @@
-"""One cell from start to end: load, build, train, predict, score. Writes no file.
+"""One cell from start to end: load, build, train, predict, score. Writes no file but its checkpoint.
 
 Seeds leave the method out, so methods share initial signs, data order and noise and are compared in pairs. Watching
 and predicting are off the training clock and draw from generators of their own, so they change no training.
@@ -11,7 +11,6 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,28 @@ from torch import Tensor
 import methods
 from core import metrics, problems
 from core.claims import laws, real_parameters
-from core.fit import Epoch, Fitted, Run, fit
 from core.interface import Method, Predictor
 from core.layers import Network
-from core.predict import Prediction, logits, predict, reestimate
+from core.predict import Prediction, predict
 from studies.runner import machine
 from studies.runner.audit import audited
-from studies.runner.built import Built, build, generator
+from studies.runner.built import Built, build
 from studies.runner.cells import Cell
+from studies.runner.checkpoint import Checkpoint, CheckpointRefused
+from studies.runner.records import StorageError
+from studies.runner.training import Body, train
 
-WATCHED_EXAMPLES = 1_000  # training examples that re-estimate the statistics behind a point of the curve
-Body = dict[str, Any]
 
-
-def measure(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
+def measure(cell: Cell, data_dir: Path | None, checkpoint: Checkpoint | None = None) -> tuple[Body, dict[str, Any]]:
     """What a record says of the cell (status, numbers, seconds), and its state: parameters and statistics.
 
     Whatever goes wrong inside the cell is its status; the state is empty unless it finished. Runs on one torch thread
     with denormals flushed to zero, whatever the process is set to: so `serial` and `processes` agree bit for bit.
+    checkpoint: continued from where there is one, and written while the cell trains. Raises StorageError when that
+    fails.
     """
     with _worker_numerics():
-        return _reported(cell, data_dir)
+        return _reported(cell, data_dir, checkpoint)
 
 
 def nothing_measured() -> Body:
@@ -54,9 +54,15 @@ def nothing_measured() -> Body:
         "predictions": [],
         "weights": None,
         "curve": [],
-        "seconds": {"train": None, "predict": None, "total": None},
+        "seconds": {"before": 0.0, "train": None, "predict": None, "total": None},
         "peak_memory_mb": None,
-        "machine": {"threads": 1, "load": machine.load(), "cpu": machine.cpu(), "cores": machine.cores()},
+        "machine": {
+            "threads": 1,
+            "load": machine.load(),
+            "cpu": machine.cpu(),
+            "cores": machine.cores(),
+            "continued": 0,
+        },
         "test_reads": [],
     }
 
@@ -74,24 +80,28 @@ def _worker_numerics() -> Iterator[None]:
         torch.set_flush_denormal(flushed)
 
 
-def _reported(cell: Cell, data_dir: Path | None) -> tuple[Body, dict[str, Any]]:
+def _reported(cell: Cell, data_dir: Path | None, checkpoint: Checkpoint | None) -> tuple[Body, dict[str, Any]]:
     machine.reset_peak_memory()
     body = nothing_measured()
     state: dict[str, Any] = {}
     started = time.perf_counter()
     try:
-        state = _measured(cell, data_dir, body)
+        state = _measured(cell, data_dir, checkpoint, body)
     except problems.ProblemUnavailable as error:
         body |= {"status": "unavailable", "reason": _first_line(error)}
+    except CheckpointRefused as error:
+        body |= {"status": "failed", "reason": str(error)}
+    except StorageError:  # the disk's fault, not the cell's: the run stops, and its last checkpoint continues it
+        raise
     except Exception as error:  # a method's bug is its row; the other cells go on
         reason = f"{type(error).__name__}: {_first_line(error)}"
         body |= {"status": "failed", "reason": reason, "predictions": [], "traceback": traceback.format_exc()}
-    body["seconds"]["total"] = time.perf_counter() - started
+    body["seconds"]["total"] = body["seconds"]["before"] + time.perf_counter() - started
     body["peak_memory_mb"] = machine.peak_memory_mb()
     return _without_nan(body), state
 
 
-def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
+def _measured(cell: Cell, data_dir: Path | None, checkpoint: Checkpoint | None, body: Body) -> dict[str, Any]:
     """Fill `body` as the cell proceeds, so that what is known stays when it ends early; returns the state."""
     method = methods.make(cell.method, **cell.hyperparameters)
     problem = problems.load(cell.problem, data_dir)
@@ -100,7 +110,7 @@ def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
         return {}
     built = build(cell, method, problem.to(cell.device))
     body["declared"] = _declared(method, built.model)
-    fitted = _train(built, body)
+    fitted = train(built, body, checkpoint)
     if fitted.diverged is not None:
         body |= {"status": "diverged", "reason": str(fitted.diverged)}
         return {}
@@ -115,71 +125,6 @@ def _measured(cell: Cell, data_dir: Path | None, body: Body) -> dict[str, Any]:
     body["weights"] = _weights(built.model)
     body["status"] = "finished"
     return _state(built.model, predictions)
-
-
-def _train(built: Built, body: Body) -> Fitted:
-    train, method, budget = built.problem.train, built.method, built.budget
-    started = time.perf_counter()
-    prepared = built.prepared()
-    preparing = time.perf_counter() - started
-    run = Run(
-        built.model,
-        method,
-        train.inputs,
-        train.labels,
-        budget,
-        schedule=built.cell.schedule,
-        order=generator(built.cell, "data order"),
-        noise=built.rng("noise"),
-        masks=built.rng("dropout"),
-        prepared=prepared,
-    )
-    watch = _Watch(built, preparing)
-    body["curve"] = watch.curve
-    fitted = fit(run, watch=watch)
-    body["spent"] = {
-        "steps": fitted.steps,
-        "passes": fitted.passes,
-        "batch": budget.batch,
-        "n_train": budget.n_train,
-    }
-    body["seconds"]["train"] = preparing + fitted.seconds
-    return fitted
-
-
-@dataclass
-class _Watch:
-    """Called at the end of every epoch: a point of the learning curve."""
-
-    built: Built
-    preparing: float  # seconds before the loop, part of the training time
-    curve: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rng = self.built.rng("watching")
-        self.modes = metrics.modes(self.built.model)
-
-    def __call__(self, epoch: Epoch) -> None:
-        before, self.modes = self.modes, metrics.modes(self.built.model)
-        self.curve.append(
-            {
-                "epoch": epoch.epoch,
-                "step": epoch.step,
-                "seconds": self.preparing + epoch.seconds,
-                "train_loss": epoch.train_loss,
-                "validation_accuracy": self._accuracy(),
-                "flip_rate": metrics.flip_rate(before, self.modes),
-                "decided": metrics.decided_share(self.built.model),
-            }
-        )
-
-    @torch.no_grad()
-    def _accuracy(self) -> float:
-        model, problem = self.built.model, self.built.problem
-        (reading,) = self.built.method.predictors[0].readings(model, self.rng)
-        statistics = reestimate(model, reading, problem.train.inputs, self.rng, examples=WATCHED_EXAMPLES)
-        scores = logits(model, reading, statistics, problem.validation.inputs, self.rng)
-        return metrics.accuracy(scores, problem.validation.labels)
 
 
 def _predict(built: Built, rule: Predictor) -> Prediction:

@@ -36,11 +36,15 @@ class CorruptRecord(ValueError):
 
 
 class Store:
-    """The output folder `out`: `records/KEY.json`, `states/KEY.pt`, `quarantine/`. `warnings` are told to the user."""
+    """The output folder `out`: `records/KEY.json`, `states/KEY.pt`, `checkpoints/KEY.pt`, `quarantine/`.
+
+    `warnings` are told to the user.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.records, self.states, self.quarantine = out / "records", out / "states", out / "quarantine"
+        self.checkpoints = out / "checkpoints"  # made with the first one
         self.warnings: list[str] = []
 
     def prepare(self, expected_cells: int, cell_bytes: int = RECORD_BYTES) -> None:
@@ -55,6 +59,7 @@ class Store:
                 probe.write_bytes(b"bitrelax")
                 probe.unlink()
                 _clear_leftovers(folder)
+            _clear_leftovers(self.checkpoints)
             free = shutil.disk_usage(self.out).free
         except OSError as error:
             raise StorageError(
@@ -102,10 +107,10 @@ class Store:
         if state is not None:
             packed = io.BytesIO()
             torch.save(state, packed)
-            _write(self.states / f"{key}.pt", packed.getvalue())
+            write_whole(self.states / f"{key}.pt", packed.getvalue())
             kept["states"] = {"file": f"states/{key}.pt", "sha256": hashlib.sha256(packed.getvalue()).hexdigest()}
         kept["checksum"] = checksum(kept)
-        _write(self.records / f"{key}.json", json.dumps(kept, indent=1, allow_nan=False).encode() + b"\n")
+        write_whole(self.records / f"{key}.json", json.dumps(kept, indent=1, allow_nan=False).encode() + b"\n")
         return kept
 
     def state(self, record: Record) -> dict[str, Any]:
@@ -174,7 +179,8 @@ def _load(path: Path) -> Record | None:
     return record if record.get("schema") == SCHEMA else None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it and rename it. Raises StorageError, leaving what was there."""
     temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:

@@ -7,6 +7,7 @@ problems there are. Errors are collected, so that one run tells all of them.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 BACKENDS = ("processes", "serial")
 DEVICES = ("cpu", "cuda")
+CHECKPOINT_EVERY = 600.0  # seconds between two checkpoints of a cell; 0: none
 MOST_SEEDS = 10_000  # more in one run is a typing error
 GRID = "compare"  # the section of a TOML file that holds the command's own options
 
@@ -66,6 +68,7 @@ class Request:
     backend: str = "processes"
     workers: int = field(default_factory=lambda: _cores())
     device: str = "cpu"
+    checkpoint_every: float = CHECKPOINT_EVERY
     settings: list[Setting] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -190,6 +193,16 @@ def _integer(value: Any, *, least: int) -> int:
     return number
 
 
+def _seconds(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError("must be a number of seconds, 0 for never")
+    return number
+
+
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("must be the name of a folder")
@@ -226,4 +239,5 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "backend": _one_of(BACKENDS),
     "workers": _count,
     "device": _one_of(DEVICES),
+    "checkpoint-every": _seconds,
 }

@@ -77,6 +77,7 @@ def carry_out(plan: Plan, *, reuse_stale: bool, keep_states: bool, require_all: 
                 backend=plan.backend,
                 workers=plan.workers,
                 keep_states=keep_states,
+                checkpoint_every=plan.checkpoint_every,
                 reporter=reporting,
             )
     except KeyboardInterrupt:

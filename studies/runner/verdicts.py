@@ -76,8 +76,8 @@ def _verdict(cell: Cell, now: Provenance, records: Sequence[Record], reuse_stale
             return Verdict(cell, own, "retry", (f"{record['status']} last time: {record['reason']}",), now)
     if not rivals:
         return Verdict(cell, own, "missing", ("no record",), now)
-    nearest = min(rivals, key=lambda r: (r["status"] not in FINAL, len(_changes(r, config, sources)), r["key"]))
-    reasons = tuple(_changes(nearest, config, sources))
+    nearest = min(rivals, key=lambda r: (r["status"] not in FINAL, len(changes(r, config, sources)), r["key"]))
+    reasons = tuple(changes(nearest, config, sources))
     if reuse_stale and nearest["config"] == config and nearest["status"] in FINAL:
         return Verdict(cell, nearest["key"], "stale", reasons, now)
     return Verdict(cell, own, "changed", reasons, now)
@@ -91,8 +91,8 @@ def _with_state(verdict: Verdict, store: Store) -> Verdict:
     return verdict if fault is None else replace(verdict, state="retry", reasons=(fault,))
 
 
-def _changes(old: Record, config: Mapping[str, Any], sources: Mapping[str, Any]) -> list[str]:
-    """One phrase for each difference, settings first."""
+def changes(old: Mapping[str, Any], config: Mapping[str, Any], sources: Mapping[str, Any]) -> list[str]:
+    """One phrase for each difference of `old`, which has `config` and `provenance`, from these; settings first."""
     settings = [f"{name} {before} -> {after}" for name, before, after in _differences(old["config"], config)]
     return settings + [
         _source_change(name, before, after, sources) for name, before, after in _differences(old["provenance"], sources)

@@ -99,7 +99,7 @@ def test_all_errors_of_a_file_are_told_with_key_path_nearest_key_and_allowed_key
     assert top == f"seeds (in {path}) stands outside a section; put it under [compare]"
     assert unknown == (
         "compare.method: unknown key, from study.toml. Did you mean 'methods'? "
-        "Allowed: methods, problems, seeds, epochs, steps, out, data-dir, backend, workers, device"
+        "Allowed: methods, problems, seeds, epochs, steps, out, data-dir, backend, workers, device, checkpoint-every"
     )
     assert impossible == [
         "compare.epochs must be a whole number of at least 1 (got 0, from study.toml)",
