@@ -88,6 +88,19 @@ class Bernoulli(WeightLaw):
         self.geometry = BernoulliFisher() if geometry is None else geometry
         self.shape = natural.shape
 
+    @classmethod
+    def of_means(cls, means: Float[Tensor, "*shape"], *, geometry: Geometry | None = None) -> Bernoulli:
+        """The law with these means, each in (-1, 1): natural parameter atanh(mean), prior a fair coin.
+
+        Raises ValueError for a mean outside: certainty has no natural parameter.
+        """
+        largest = means.abs().max().item()
+        if not largest < 1:
+            raise ValueError(
+                f"means must be in (-1, 1), else there is no natural parameter (largest |mean| {largest:g})"
+            )
+        return cls(torch.atanh(means), geometry=geometry)
+
     def noise(self, rng: Rng) -> Tensor:
         return logistic_noise(self.natural, rng)
 

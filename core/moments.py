@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from core.claims import laws
 from core.interface import Contract, Gaussian, Rng, Signal, Tape, UnsupportedReading, WeightLaw
 from core.ops import (
     REAL_FUNCTIONS,
@@ -113,7 +114,8 @@ def standardised(h: Gaussian) -> Tensor:
 def sign_natural(h: Gaussian) -> Tensor:
     """(1/2) log(q / (1 - q)), q = P(h > 0) = Phi(mean / deviation): the natural parameter of the sign; no overflow."""
     z = standardised(h)
-    return 0.5 * (torch.special.log_ndtr(z) - torch.special.log_ndtr(-z))
+    natural: Tensor = 0.5 * (torch.special.log_ndtr(z) - torch.special.log_ndtr(-z))
+    return natural
 
 
 def rectified(h: Gaussian) -> Gaussian:
@@ -172,6 +174,28 @@ def bce_of_signs(output: Signal, labels: Tensor) -> Tensor:
     negated = Gaussian(-output.mean, output.variance) if isinstance(output, Gaussian) else -output
     likelihood = target * log_positive(output) + (1 - target) * log_positive(negated)
     return -likelihood.sum(1).mean()
+
+
+def output_loss(output: str) -> Callable[[Signal, Tensor], Tensor]:
+    """The loss of an output variant: bce (`bce_of_signs`) or ce (`ce_of_means`)."""
+    return _variant(output)[0]
+
+
+def output_scores(output: str) -> Callable[[Signal], Tensor]:
+    """The logits that the same variant reads from the network's output."""
+    return _variant(output)[1]
+
+
+def undecided(model: nn.Module) -> Tensor:
+    """Sum of p (1 - p) over all binary weights: what LR-net's regulariser weighs to lower the law's entropy."""
+    return torch.stack([law.variance().sum() / 4 for _, law in laws(model) if law.levels is not None]).sum()
+
+
+def _variant(output: str) -> tuple[Callable[[Signal, Tensor], Tensor], Callable[[Signal], Tensor]]:
+    variants = {"bce": (bce_of_signs, log_positive), "ce": (ce_of_means, means)}
+    if output not in variants:
+        raise ValueError(f"output must be one of {', '.join(variants)} (got {output!r})")
+    return variants[output]
 
 
 def _gaussian(mean: Tensor, variance: Tensor) -> Gaussian:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from core.claims import laws
+from core.fit import Run, fit
+from core.interface import Method, Preparation, Prepared, WeightLaw
 from core.laws import Bernoulli
 
 
@@ -36,7 +41,34 @@ def transfer(source: nn.Module, model: nn.Module, *, largest: float = 0.9) -> No
         parameter.copy_(value)
 
 
-def _matching(name: str, shape: torch.Size, given: dict[str, nn.Module]) -> Tensor:
+def transferred(given: Preparation, control: Method, share: float) -> Prepared:
+    """Train a full-precision twin by `control` for `share` of the budget and start the binary means from its weights.
+
+    Its sign activations become hardtanh, the real function they limit. Its steps are taken from the cell's budget.
+    """
+    steps = int(share * given.budget.steps)
+    changed = {"activation": "hardtanh"} if given.model.activation == "sign" else {}
+    twin = given.twin(control.law, **changed)
+    train = given.problem.train
+    run = Run(
+        twin,
+        control,
+        train.inputs,
+        train.labels,
+        dataclasses.replace(given.budget, steps=steps),
+        schedule=given.schedule,
+        order=given.order,
+        noise=given.rng,
+        masks=given.masks,
+    )
+    ended = fit(run)
+    if ended.diverged is not None:
+        raise RuntimeError(f"the full-precision network to transfer from has diverged: {ended.diverged}")
+    transfer(twin, given.model)
+    return Prepared(steps=ended.steps)
+
+
+def _matching(name: str, shape: torch.Size, given: Mapping[str, WeightLaw]) -> Tensor:
     if name not in given:
         raise TransferError(f"the network to transfer from has no layer {name!r}; it has {', '.join(given) or 'none'}")
     weights = given[name].mean()
@@ -49,7 +81,7 @@ def _matching(name: str, shape: torch.Size, given: dict[str, nn.Module]) -> Tens
 
 
 def _parameter(name: str, parameter: Tensor, source: nn.Module) -> Tensor:
-    found = dict(source.named_parameters()).get(name)
+    found: Tensor | None = dict(source.named_parameters()).get(name)
     if found is None or found.shape != parameter.shape:
         have = "none" if found is None else f"one of shape {tuple(found.shape)}"
         raise TransferError(

@@ -13,7 +13,7 @@ import methods
 from core.interface import Method
 
 FOLDER = Path(methods.__file__).parent
-KIT = {"__init__", "audit", "conformance", "trials"}
+KIT = {"__init__", "conformance"}
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ No data files: Gaussian blobs as integer pixels, three classes, far enough apart
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,8 @@ from methods import make
 EXAMPLES, FEATURES, CLASSES, BATCH = 192, 12, 3, 32
 STEPS = 180  # 30 epochs
 FORM = InputForm(FEATURES, shift=127.5, scale=64.0, maximum=255.0, integer=True)
+
+FEW = 8  # steps of a run that need not learn: into the second epoch, so that the data order is part of what is compared
 
 Network = list[tuple[WeightLaw, list[Tensor]]]  # every read of one network: the law, the weights it was contracted with
 
@@ -87,6 +90,26 @@ def start(
     return Run(model, method, inputs, labels, budget, schedule="cosine", order=order, noise=noise, prepared=prepared)
 
 
+def advanced(run: Run) -> Run:
+    """The run after a few steps."""
+    for _ in range(FEW):
+        run.step()
+    return run
+
+
+def forward_passes(run: Run, rule: Predictor) -> int:
+    """Forward passes of the whole network, counted by a hook, while `rule` predicts the training inputs.
+
+    Both estimation and prediction of these few inputs are one batch.
+    """
+    passes: list[None] = []
+    hook = run.model.register_forward_hook(lambda module, inputs, output: passes.append(None))
+    rng = generator("conformance", "prediction", device=run.noise.device)
+    predict(run.model, rule, run.inputs, (run.inputs,), rng)
+    hook.remove()
+    return len(passes)
+
+
 def problem() -> Problem:
     """Three blobs around random corners of a cube of pixels; the same numbers at every call."""
     rng = generator("conformance", "problem")
@@ -124,6 +147,17 @@ def differences(a: Any, b: Any) -> list[str]:
     """Paths of the leaves in which two states differ by any bit, or which only one of them has."""
     left, right = dict(tensors(a)), dict(tensors(b))
     return sorted(p for p in left.keys() | right.keys() if not _equal(left.get(p), right.get(p)))
+
+
+def isolated(law: Callable[..., None]) -> Callable[..., None]:
+    """The law, with the global generators put back afterwards."""
+
+    @functools.wraps(law)
+    def run(name: str, **hyperparameters: Any) -> None:
+        with global_generators_restored():
+            law(name, **hyperparameters)
+
+    return run
 
 
 @contextmanager

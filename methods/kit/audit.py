@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from core.interface import Predictor, WeightLaw
-from methods.trials import Network
+from methods.kit.trials import Network
+
+
+@runtime_checkable
+class PairMoments(Protocol):
+    """A law that knows E[w_i w_j] of one draw, i and j counted in the flattened weight."""
+
+    def pair_moment(self, i: int, j: int) -> Any: ...
 
 
 class NonConformant(AssertionError):
@@ -63,3 +71,33 @@ def check_law(name: str, law: WeightLaw, draws: Tensor) -> None:
     off = ((draws.mean(0) - mean).abs() - 5 * spread / math.sqrt(len(draws))).max().item()
     hint = "mean() is E[values(latent(noise))]"
     require(off <= 1e-9, f"{name}: mean() is off the mean of {len(draws)} draws by 5 sd + {off:.3g}", hint)
+
+
+def check_spread(name: str, law: WeightLaw, draws: Tensor) -> None:
+    """variance() and pair moments of `law`, called `name`, against `draws` (K, *shape), in float64.
+
+    Pairs are neighbours in the flattened weight. Bounds are 5 sd of a mean of K numbers of the size of the weights.
+    """
+    flat, count = draws.flatten(1), len(draws)
+    largest = 1.0 if law.levels is None else max(map(abs, law.levels))
+    bound = 5 * largest**2 / math.sqrt(count) + 1e-9  # |w_i w_j| <= largest^2; 1e-9 for rounding
+    own = flat.mean(0)  # what mean() says is another check's business
+    spread = ((flat - own) ** 2).mean(0)
+    hint = "variance() is Var[values(latent(noise))] of each weight"
+    if law.levels is None:
+        bound *= max(1.0, flat.abs().max().item() ** 2)
+    off = (spread - law.variance().flatten()).abs().max().item()
+    require(off <= bound, f"{name}: variance() is off that of {count} draws by {off:.3g}, more than {bound:.3g}", hint)
+    pairs = (flat[:, :-1] * flat[:, 1:]).mean(0)
+    if law.independent:
+        expected = own[:-1] * own[1:]
+        hint = "weights of one draw depend on each other: set independent = False"
+    elif isinstance(law, PairMoments):
+        expected = torch.stack([torch.as_tensor(law.pair_moment(i, i + 1)) for i in range(flat.shape[1] - 1)]).to(pairs)
+        hint = "pair_moment(i, j) is E[w_i w_j] of one draw"
+    else:
+        return
+    off = (pairs - expected).abs().max().item() if len(pairs) else 0.0
+    require(
+        off <= bound, f"{name}: E[w_i w_i+1] is off that of {count} draws by {off:.3g}, more than {bound:.3g}", hint
+    )
