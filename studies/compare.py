@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how often a cell in training saves where it is, to be continued from (default: 600; 0: never)",
     )
+    place.add_argument("--resume", metavar="FILE", type=Path, help="continue one of the cells from this checkpoint")
     look = parser.add_argument_group("look without running")
     look.add_argument("--list", action="store_true", help="methods and problems with their defaults")
     look.add_argument("--dry-run", action="store_true", help="how many cells are cached and how many would run")

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SAME_CELL = ("study", "problem", "method", "seed")  # what cells share that differ in settings or sources alone
+
 
 @dataclass(frozen=True)
 class Cell:

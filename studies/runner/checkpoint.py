@@ -22,7 +22,7 @@ from studies.runner.verdicts import changes
 
 SCHEMA = 1
 DIGEST = hashlib.sha256().digest_size
-ANEW = "or delete the file to start the cell anew"
+ANEW = "or take the file away to start the cell anew"
 
 
 class CheckpointRefused(Exception):
@@ -66,28 +66,18 @@ class Checkpoint:
             return None
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror or error}; see to its permissions") from error
-        kept = _unpacked(self.path, file)
-        if (reason := self._mismatch(kept)) is not None:
-            raise CheckpointRefused(f"checkpoint {self.path} {reason}, {ANEW}")
+        kept = unpacked(self.path, file)
+        if (reason := mismatch(kept, self.config, self.provenance)) is not None:
+            raise CheckpointRefused(f"checkpoint {self.path} {reason}")
         return kept
 
     def remove(self) -> None:
         """The cell has its record."""
         self.path.unlink(missing_ok=True)
 
-    def _mismatch(self, kept: Mapping[str, Any]) -> str | None:
-        """The first thing that differs from this cell, and what continues the file nevertheless."""
-        device, here = kept["provenance"]["device_type"], self.provenance["device_type"]
-        if device != here:
-            return f"was written on {device}, this cell runs on {here}; continue it with --device {device}"
-        found = changes(kept, self.config, self.provenance)
-        if not found:
-            return None
-        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return f"is of another cell: {found[0]}{others}; continue it under what it was written with"
 
-
-def _unpacked(path: Path, file: bytes) -> dict[str, Any]:
+def unpacked(path: Path, file: bytes) -> dict[str, Any]:
+    """The content of a checkpoint file, whosever it is. Raises CheckpointRefused where it is damaged or not ours."""
     if hashlib.sha256(file[DIGEST:]).digest() != file[:DIGEST]:
         raise CheckpointRefused(f"checkpoint {path} is damaged: its checksum differs; put back a copy, {ANEW}")
     try:
@@ -95,7 +85,8 @@ def _unpacked(path: Path, file: bytes) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError) as error:  # another torch's format, or not ours
         first = str(error).splitlines()[0]
         raise CheckpointRefused(
-            f"checkpoint {path} cannot be read by torch {torch.__version__}: {first}; {ANEW}"
+            f"checkpoint {path} cannot be read by torch {torch.__version__}: {first}; "
+            f"continue it with the torch that wrote it, {ANEW}"
         ) from error
     if kept.get("schema") != SCHEMA:
         raise CheckpointRefused(
@@ -103,3 +94,18 @@ def _unpacked(path: Path, file: bytes) -> dict[str, Any]:
             f"continue it with the version that wrote it, {ANEW}"
         )
     return kept
+
+
+def mismatch(kept: Mapping[str, Any], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
+    """How a checkpoint's content is not of the cell with this config and provenance, and what to do; None if it is.
+
+    The first difference is named, settings before sources, old and new value.
+    """
+    device, here = kept["provenance"]["device_type"], provenance["device_type"]
+    if device != here:
+        return f"was written on {device}, this cell runs on {here}; continue it with --device {device}, {ANEW}"
+    found = changes(kept, config, provenance)
+    if not found:
+        return None
+    others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"is of another cell: {found[0]}{others}; continue it under what it was written with, {ANEW}"

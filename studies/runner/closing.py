@@ -31,19 +31,19 @@ def conclude(done: Done, *, command: Sequence[str]) -> int:
     text.show(tables.summary(tidy.rows(records)), Console(highlight=False))
     failed = [record for record in records if record["status"] not in FINE]
     if failed:
-        print(_named(failed, len(records)))
+        print(_named(failed, len(records), plan.out))
     print(f"files: {_listed(paths, plan.out)}\nthe same command runs only what is missing")
     return FAILED if failed else DONE
 
 
-def _named(failed: Sequence[Record], cells: int) -> str:
+def _named(failed: Sequence[Record], cells: int, out: Path) -> str:
     lines = [f"{len(failed)} of {cells} cells have no result:"]
     for record in failed:
         label = f"{record['problem']} / {record['method']} / seed {record['seed']}"
-        where = f" (records/{record['key']}.json)" if record["status"] == "crashed" else ""
+        where = f" ({out / 'records' / record['key']}.json)" if record["status"] == "crashed" else ""
         lines.append(f"  {label}  {record['status']}: {record['reason']}{where}")
     if any(record["status"] == "crashed" for record in failed):
-        lines.append("  a crashed cell is not tried again; to have it tried, delete its record")
+        lines.append("  a crashed cell is not tried again; delete its record to have it tried, from its checkpoint if any")
     return "\n".join(lines)
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from studies.runner.cells import canonical
+from studies.runner.cells import SAME_CELL, canonical
 
 SCHEMA = 1
+NEEDED = ("status", "reason", "config", "provenance", "states")
 RECORD_BYTES = 64 * 1024  # of one record with a long curve, generously
 FOREIGN_TEMPORARY_SECONDS = 86_400  # age at which another machine's temporary file counts as left behind
 Record = dict[str, Any]
@@ -176,7 +177,20 @@ def _load(path: Path) -> Record | None:
         raise CorruptRecord("its checksum differs")
     if record.get("key") != path.stem:
         raise CorruptRecord(f"it is the record of {record.get('key')}")
-    return record if record.get("schema") == SCHEMA else None
+    if record.get("schema") != SCHEMA:
+        return None
+    if (absent := _absent(record)) is not None:
+        raise CorruptRecord(f"it has no {absent}")
+    return record
+
+
+def _absent(record: Record) -> str | None:
+    """The first field that every reader of records looks at and this one lacks; a checksum is easily put right."""
+    for name in NEEDED:
+        if name not in record:
+            return name
+    config = record["config"]
+    return next((f"config.{name}" for name in SAME_CELL if not isinstance(config, dict) or name not in config), None)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 
 import methods
 from core import problems
+from studies.runner.checkpoint import CheckpointRefused
 from studies.runner.config import Plan, resolve
 from studies.runner.execute import execute
 from studies.runner.listing import catalogue, counts, reasons
 from studies.runner.progress import Reporting
 from studies.runner.records import Record, StorageError, Store
 from studies.runner.request import ConfigErrors, Request, Stop
+from studies.runner.resume import adopt
 from studies.runner.verdicts import Verdict, examine
 
 
@@ -54,15 +57,26 @@ def run(asked: Request, flags: argparse.Namespace) -> Done:
     """Run what has no record yet. Raises ConfigErrors, Refused, Interrupted."""
     plan = _planned(asked)
     return carry_out(
-        plan, reuse_stale=flags.reuse_stale, keep_states=not flags.no_states, require_all=flags.require_all
+        plan,
+        reuse_stale=flags.reuse_stale,
+        keep_states=not flags.no_states,
+        require_all=flags.require_all,
+        resume=flags.resume,
     )
 
 
-def carry_out(plan: Plan, *, reuse_stale: bool, keep_states: bool, require_all: bool) -> Done:
-    """Run what has no record yet of a plan, told on the terminal. Raises as `run`."""
+def carry_out(
+    plan: Plan, *, reuse_stale: bool, keep_states: bool, require_all: bool, resume: Path | None = None
+) -> Done:
+    """Run what has no record yet of a plan, told on the terminal. Raises as `run`.
+
+    resume: a checkpoint to continue one of the cells from.
+    """
     started = datetime.now(UTC)
     store = Store(plan.out)
     verdicts = _examined(plan, store, reuse_stale, keep_states, require_all)
+    if resume is not None:
+        _adopt(resume, verdicts, store)
     waiting = [verdict.cell for verdict in verdicts if verdict.runs]
     cached = len(verdicts) - len(waiting)
     if cached:
@@ -108,6 +122,16 @@ def _examined(plan: Plan, store: Store, reuse_stale: bool, keep_states: bool, re
     for message in missing:
         _warn(f"{message}\nits cells become unavailable; --require-all stops instead")
     return verdicts
+
+
+def _adopt(file: Path, verdicts: list[Verdict], store: Store) -> None:
+    try:
+        verdict = adopt(file, verdicts, store)
+    except CheckpointRefused as error:
+        raise ConfigErrors([f"--resume: {error}"]) from error
+    except StorageError as error:
+        raise Refused(str(error)) from error
+    print(f"{verdict.cell.label()} continues from {file}", flush=True)
 
 
 def _missing(problem: str, plan: Plan) -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core import problems
-from studies.runner.cells import Cell, Provenance, key
+from studies.runner.cells import SAME_CELL, Cell, Provenance, key
 from studies.runner.provenance import provenance
 from studies.runner.records import Record, Store
 
 FINAL = ("finished", "diverged", "crashed", "skipped")  # not run again under the same key
-SAME_CELL = ("study", "problem", "method", "seed")  # what an old record must share to be compared with
 
 
 @dataclass(frozen=True)

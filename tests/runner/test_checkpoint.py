@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import methods
-from studies.compare import _parse
+from studies.compare import _parse, main
 from studies.runner import checkpoint as checkpoint_module
 from studies.runner.checkpoint import Checkpoint, CheckpointRefused
 from studies.runner.config import resolve
@@ -285,7 +285,7 @@ def _refusal(chosen, path, **sources):
     assert body["status"] == "failed" and state == {} and body["curve"] == []
     assert path.read_bytes() == before
     assert str(path) in body["reason"] and "\n" not in body["reason"]
-    assert body["reason"].endswith("or delete the file to start the cell anew")
+    assert body["reason"].endswith("or take the file away to start the cell anew")
     return body["reason"]
 
 
@@ -403,3 +403,74 @@ def test_how_often_is_no_part_of_a_cell():
 def test_an_impossible_interval_is_refused(word):
     with pytest.raises(ConfigErrors, match=r"--checkpoint-every must be a number of seconds, 0 for never \(got "):
         resolve(request(_parse([f"--checkpoint-every={word}"]), methods=("ste",), problems=("digits",)))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """command(*words) -> exit code of the study of one cell of 85 steps an epoch, out of tmp_path/out; no figures."""
+    monkeypatch.setattr("studies.analysis.output.figures.draw", lambda *frames, **title: [])
+    words = ["--problems", "breast-cancer", "--methods", "ste", "--seeds", "1", "--epochs", "2", "--backend", "serial"]
+    words += ["--set", "network.widths=16", "--set", "problem.batch=4", "--out", str(tmp_path / "out")]
+    threads = torch.get_num_threads()
+    yield lambda *more: main([*words, *more])
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def elsewhere(command, killed, tmp_path):
+    """The checkpoint of a killed run of the command, moved out of its folder."""
+    killed(5, lambda: command("--checkpoint-every", "1e-9", "--debug"))
+    (path,) = (tmp_path / "out" / "checkpoints").iterdir()
+    return path.rename(tmp_path / "elsewhere.pt")
+
+
+def test_the_command_continues_from_a_named_file(command, elsewhere, numbers, tmp_path, capsys):
+    assert command("--resume", str(elsewhere)) == 0
+    assert f"breast-cancer / ste / seed 0 continues from {elsewhere}\n" in capsys.readouterr().out
+    (record,) = Store(tmp_path / "out").read_all()
+    assert record["machine"]["continued"] == 1
+    assert command("--out", str(tmp_path / "whole")) == 0
+    (whole,) = Store(tmp_path / "whole").read_all()
+    assert numbers(record) == numbers(whole)
+    assert elsewhere.exists() and list((tmp_path / "out" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "ste.lr=0.5"], " -> 0.5; continue it under what it was written with"),
+        (["--set", "network.widths=8"], "is of another cell: network.widths [16] -> [8]; continue"),
+        (["--epochs", "3"], "is of another cell: budget.epochs 2 -> 3; continue"),
+        (
+            ["--seeds", "1,"],
+            "is of breast-cancer / ste / seed 0, which is not asked for; ask for it with --seeds 0, "
+            "--problems breast-cancer --methods ste",
+        ),
+        (["--resume", "no-such-file.pt"], "no-such-file.pt cannot be read: No such file or directory"),
+    ],
+)
+def test_a_named_file_of_another_cell_is_refused_before_anything_runs(
+    command, elsewhere, tmp_path, capsys, words, told
+):
+    before = elsewhere.read_bytes()
+    assert command("--resume", str(elsewhere), *words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("--resume: checkpoint ") and told in said and said.count("\n") == 1
+    assert elsewhere.read_bytes() == before
+    assert Store(tmp_path / "out").read_all() == [] and list((tmp_path / "out" / "checkpoints").iterdir()) == []
+
+
+def test_a_named_file_replaces_neither_a_record_nor_another_checkpoint(command, elsewhere, killed, tmp_path, capsys):
+    out = tmp_path / "out"
+    killed(1, lambda: command("--checkpoint-every", "1e-9", "--debug"))
+    (own,) = (out / "checkpoints").iterdir()
+    before = own.read_bytes()
+    assert command("--resume", str(elsewhere)) == 2
+    assert f"its cell has another one, {own}; take one of them away" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    assert command() == 0
+    capsys.readouterr()
+    assert command("--resume", str(elsewhere)) == 2
+    (record,) = (out / "records").iterdir()
+    assert f"its cell has its record; delete {record} to run it again" in capsys.readouterr().err

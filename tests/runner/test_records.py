@@ -14,7 +14,9 @@ import torch
 from studies.runner import records
 from studies.runner.records import StorageError, Store, checksum
 
-RECORD = {"schema": 1, "key": "ab12", "status": "finished", "value": 0.1, "nothing": None, "curve": [{"epoch": 1}]}
+CONFIG = {"study": "test", "problem": "digits", "method": "ste", "seed": 0}
+STAMP = {"schema": 1, "key": "ab12", "status": "finished", "reason": None, "config": CONFIG, "provenance": {}}
+RECORD = {**STAMP, "value": 0.1, "nothing": None, "curve": [{"epoch": 1}]}
 STATE = {"model": {"w": torch.arange(3.0)}, "statistics": {"mode": [{"norm.mean": torch.ones(2).double()}]}}
 
 
@@ -109,6 +111,19 @@ def test_all_damage_is_told_in_one_warning(store):
     assert len(store.warnings) == 1
 
 
+@pytest.mark.parametrize("absent", ["status", "reason", "config", "provenance", "states", "config.problem"])
+def test_a_whole_record_without_what_readers_need_is_set_aside(store, absent):
+    whole = {**RECORD, "states": None}
+    lacking = {k: v for k, v in whole.items() if k != absent}
+    if absent == "config.problem":
+        lacking["config"] = {k: v for k, v in CONFIG.items() if k != "problem"}
+    path = store.records / "ab12.json"
+    path.write_text(json.dumps({**lacking, "checksum": checksum(lacking)}))
+    assert store.read("ab12") is None
+    assert store.read_all() == []
+    assert f"ab12.json: it has no {absent}" in store.warnings[0] and not path.exists()
+
+
 def test_a_record_of_another_schema_is_left_alone(store):
     other = {**RECORD, "schema": 2, "states": None}
     path = store.records / "ab12.json"
@@ -192,7 +207,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files(store):
             store, n = Store(Path({str(store.out)!r})), 0
             while True:
                 n += 1
-                record = {{"schema": 1, "key": f"k{{n % 3}}", "value": n, "padding": "x" * 20000}}
+                record = {{**{RECORD!r}, "key": f"k{{n % 3}}", "value": n, "padding": "x" * 20000}}
                 store.write(record, {{"n": torch.full((5000,), n)}})
 
         chance = random.Random(0)
