@@ -132,4 +132,5 @@ def _expected_bytes(task: _Task) -> int:
     """About what a cell will keep: its record and, from the network's widths, its state."""
     widths = (ASSUMED_INPUTS, *task.verdict.cell.network.get("widths", ()))
     weights = sum(a * b for a, b in itertools.pairwise(widths)) if task.keep_states else 0
-    return RECORD_BYTES + BYTES_PER_WEIGHT * weights
+    epochs = 2 if task.verdict.cell.track_best else 1  # the network of the last, and of the best
+    return RECORD_BYTES + BYTES_PER_WEIGHT * weights * epochs

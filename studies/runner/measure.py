@@ -10,9 +10,10 @@ import contextlib
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from core.layers import Network
 from core.predict import Prediction, predict
 from studies.runner import machine
 from studies.runner.audit import audited
+from studies.runner.best import BestEpoch
 from studies.runner.built import Built, build
 from studies.runner.cells import Cell
 from studies.runner.checkpoint import Checkpoint, CheckpointRefused
@@ -53,6 +55,7 @@ def nothing_measured() -> Body:
         "spent": None,
         "predictions": [],
         "weights": None,
+        "best_epoch": None,
         "curve": [],
         "seconds": {"before": 0.0, "train": None, "predict": None, "total": None},
         "peak_memory_mb": None,
@@ -110,21 +113,49 @@ def _measured(cell: Cell, data_dir: Path | None, checkpoint: Checkpoint | None, 
         return {}
     built = build(cell, method, problem.to(cell.device))
     body["declared"] = _declared(method, built.model)
-    fitted = train(built, body, checkpoint)
+    fitted, best = train(built, body, checkpoint)
     if fitted.diverged is not None:
         body |= {"status": "diverged", "reason": str(fitted.diverged)}
         return {}
     started = time.perf_counter()
-    predictions = {rule.name: _predict(built, rule) for rule in method.predictors}
+    answers = _answers(built, best, fitted.steps)
     body["seconds"]["predict"] = time.perf_counter() - started
-    if infinite := [name for name, p in predictions.items() if not all(s.isfinite().all() for s in p.scores)]:
+    if infinite := [a.name for a in answers if not all(s.isfinite().all() for s in a.prediction.scores)]:
         body |= {"status": "diverged", "reason": f"scores not finite after training; rules: {', '.join(infinite)}"}
         return {}
-    body["predictions"] = _score(built, predictions)
+    body["predictions"] = _score(built, answers)
     body["test_reads"] = built.problem.test.reads
     body["weights"] = _weights(built.model)
+    body["best_epoch"] = None if best is None else best.summary()
     body["status"] = "finished"
-    return _state(built.model, predictions)
+    return _state(built.model, answers, best)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one rule says of the network of one epoch. name: the rule's, with the epoch where it is not the last."""
+
+    name: str
+    epoch: Literal["last", "best"]
+    rule: Predictor
+    prediction: Prediction
+
+
+def _answers(built: Built, best: BestEpoch | None, steps: int) -> list[_Answer]:
+    """Of every rule at the last epoch, and then at the best one where it was tracked: the same draws for both."""
+    rules = built.method.predictors
+    last = [_Answer(rule.name, "last", rule, _predict(built, rule)) for rule in rules]
+    if best is None:
+        return last
+    if best.step == steps:  # the last epoch is the best one
+        predictions = [answer.prediction for answer in last]
+    else:
+        with best.applied(built.model):
+            predictions = [_predict(built, rule) for rule in rules]
+    return last + [
+        _Answer(f"{rule.name} @ best validation", "best", rule, prediction)
+        for rule, prediction in zip(rules, predictions, strict=True)
+    ]
 
 
 def _predict(built: Built, rule: Predictor) -> Prediction:
@@ -135,29 +166,27 @@ def _predict(built: Built, rule: Predictor) -> Prediction:
     )
 
 
-def _score(built: Built, predictions: dict[str, Prediction]) -> list[dict[str, Any]]:
-    """One output temperature a rule, fitted on validation; the test labels are read once, for all rules together."""
+def _score(built: Built, answers: list[_Answer]) -> list[dict[str, Any]]:
+    """One output temperature an answer, fitted on validation; the test labels are read once, for all answers."""
     labels = built.problem.validation.labels
-    temperatures = {name: metrics.fit_temperature(p.scores[0], labels) for name, p in predictions.items()}
+    temperatures = {a.name: metrics.fit_temperature(a.prediction.scores[0], labels) for a in answers}
 
     def scored(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
         tempered = metrics.summary(metrics.scores_at(scores, temperatures[name]), labels)
         return {**tempered, "nll_untempered": metrics.nll(scores, labels)}
 
-    test = built.problem.test.score({name: p.scores[1] for name, p in predictions.items()}, scored)
+    test = built.problem.test.score({a.name: a.prediction.scores[1] for a in answers}, scored)
     return [
         {
-            "prediction": rule.name,
-            "networks": rule.networks,
-            "weight_bits": rule.weight_bits,
-            "activation_bits": rule.activation_bits or built.model.activation_bits,
-            "temperature": temperatures[rule.name],
-            "metrics": {
-                "validation": scored(rule.name, predictions[rule.name].scores[0], labels),
-                "test": test[rule.name],
-            },
+            "prediction": a.name,
+            "epoch": a.epoch,
+            "networks": a.rule.networks,
+            "weight_bits": a.rule.weight_bits,
+            "activation_bits": a.rule.activation_bits or built.model.activation_bits,
+            "temperature": temperatures[a.name],
+            "metrics": {"validation": scored(a.name, a.prediction.scores[0], labels), "test": test[a.name]},
         }
-        for rule in built.method.predictors
+        for a in answers
     ]
 
 
@@ -179,13 +208,17 @@ def _weights(model: Network) -> dict[str, Any]:
     }
 
 
-def _state(model: Network, predictions: dict[str, Prediction]) -> dict[str, Any]:
-    return {
-        "model": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
-        "statistics": {
-            rule: [{k: v.cpu() for k, v in s.state().items()} for s in p.statistics] for rule, p in predictions.items()
-        },
+def _state(model: Network, answers: list[_Answer], best: BestEpoch | None) -> dict[str, Any]:
+    """Parameters and, by prediction, statistics; `best`: the parameters of the best epoch where it was tracked."""
+    state = {
+        "model": _on_cpu(model.state_dict()),
+        "statistics": {a.name: [_on_cpu(s.state()) for s in a.prediction.statistics] for a in answers},
     }
+    return state if best is None else {**state, "best": _on_cpu(best.state)}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
 def _first_line(error: Exception) -> str:

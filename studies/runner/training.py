@@ -18,6 +18,7 @@ from core import metrics
 from core.fit import Epoch, Fitted, Loop, Run, fit
 from core.interface import Prepared
 from core.predict import logits, reestimate
+from studies.runner.best import BestEpoch
 from studies.runner.built import Built, generator
 from studies.runner.checkpoint import Checkpoint
 
@@ -26,9 +27,10 @@ Body = dict[str, Any]
 Kept = Mapping[str, Any]  # the content of a checkpoint
 
 
-def train(built: Built, body: Body, checkpoint: Checkpoint | None) -> Fitted:
+def train(built: Built, body: Body, checkpoint: Checkpoint | None) -> tuple[Fitted, BestEpoch | None]:
     """Train the cell's network; fills `curve`, `spent`, `seconds` and how often it was `continued` in the body.
 
+    The best epoch is that of a cell which tracks it, None where no epoch was watched.
     Raises CheckpointRefused, and StorageError when a checkpoint cannot be written.
     """
     kept = None if checkpoint is None else checkpoint.load()
@@ -53,7 +55,7 @@ def train(built: Built, body: Body, checkpoint: Checkpoint | None) -> Fitted:
     n_train = run.budget.n_train
     body["spent"] = {"steps": fitted.steps, "passes": fitted.passes, "batch": run.budget.batch, "n_train": n_train}
     body["seconds"]["train"] = watch.preparing + fitted.seconds
-    return fitted
+    return fitted, watch.best if watch.best is not None and watch.best.epoch > 0 else None
 
 
 def _run(built: Built, prepared: Prepared) -> Run:
@@ -73,7 +75,7 @@ def _run(built: Built, prepared: Prepared) -> Run:
 
 @dataclass
 class Watch:
-    """Called at the end of every epoch: a point of the learning curve."""
+    """Called at the end of every epoch: a point of the learning curve, and the best epoch of a cell that tracks it."""
 
     built: Built
     preparing: float  # seconds before the loop, part of the training time
@@ -82,16 +84,20 @@ class Watch:
     def __post_init__(self) -> None:
         self.rng = self.built.rng("watching")
         self.modes = metrics.modes(self.built.model)
+        self.best = BestEpoch() if self.built.cell.track_best else None
 
     def __call__(self, epoch: Epoch) -> None:
         before, self.modes = self.modes, metrics.modes(self.built.model)
+        accuracy = self._accuracy()
+        if self.best is not None:
+            self.best.offer(epoch.epoch, epoch.step, accuracy, self.built.model)
         self.curve.append(
             {
                 "epoch": epoch.epoch,
                 "step": epoch.step,
                 "seconds": self.preparing + epoch.seconds,
                 "train_loss": epoch.train_loss,
-                "validation_accuracy": self._accuracy(),
+                "validation_accuracy": accuracy,
                 "flip_rate": metrics.flip_rate(before, self.modes),
                 "decided": metrics.decided_share(self.built.model),
             }
@@ -116,6 +122,7 @@ def _content(run: Run, loop: Loop, watch: Watch) -> dict[str, Any]:
             "curve": watch.curve,
             "rng": watch.rng.get_state(),
             "modes": list(watch.modes.values()),
+            "best": None if watch.best is None else watch.best.state_dict(),
         },
         "prepared": {
             "steps": prepared.steps,
@@ -136,6 +143,8 @@ def _continued(kept: Kept, run: Run, watch: Watch) -> Loop:
     run.load_state_dict(kept["run"])
     watch.preparing, watch.curve = kept["watch"]["preparing"], kept["watch"]["curve"]
     watch.rng.set_state(kept["watch"]["rng"])
+    if watch.best is not None:
+        watch.best = BestEpoch.from_state(kept["watch"]["best"])
     device = run.inputs.device
     watch.modes = {law: mode.to(device) for law, mode in zip(watch.modes, kept["watch"]["modes"], strict=True)}
     loop = kept["loop"]
