@@ -119,25 +119,32 @@ def sign_natural(h: Gaussian) -> Tensor:
 
 
 def rectified(h: Gaussian) -> Gaussian:
-    """Mean and variance of max(h, 0): m P + s d and (m^2 + s^2) P + m s d - mean^2, P = Phi(m / s), d = phi(m / s)."""
-    deviation = torch.sqrt(h.variance.clamp_min(VARIANCE_FLOOR))
-    z = h.mean / deviation
+    """Mean and variance of max(h, 0): m P + s d and mean^2 (1 - P) + (r^2 + s^2) P + (r - mean) s d.
+
+    P = Phi(m / s), d = phi(m / s), r = m - mean. The variance is formed about the mean: second moment less mean^2
+    loses every digit in float32 where m is many s.
+    """
+    deviation = h.deviation()
+    z = _over(h.mean, deviation)
     positive, density = torch.special.ndtr(z), _density(z)
     mean = h.mean * positive + deviation * density
-    second = (h.mean * h.mean + h.variance) * positive + h.mean * deviation * density
-    return Gaussian(mean, (second - mean * mean).clamp_min(0))
+    rest = h.mean - mean
+    inside = (rest * rest + h.variance) * positive + (rest - mean) * deviation * density
+    return Gaussian(mean, (mean * mean * torch.special.ndtr(-z) + inside).clamp_min(0))
 
 
 def hard_tanh(h: Gaussian) -> Gaussian:
-    """Mean and variance of clamp(h, -1, 1): a truncated normal between two atoms."""
-    deviation = torch.sqrt(h.variance.clamp_min(VARIANCE_FLOOR))
-    a, b = (-1 - h.mean) / deviation, (1 - h.mean) / deviation
+    """Mean and variance of clamp(h, -1, 1): a truncated normal between two atoms, the variance about the mean."""
+    deviation = h.deviation()
+    a, b = _over(-1 - h.mean, deviation), _over(1 - h.mean, deviation)
     below, above = torch.special.ndtr(a), torch.special.ndtr(-b)
     inside, rise = 1 - below - above, _density(a) - _density(b)
     mean = above - below + h.mean * inside + deviation * rise
+    rest = h.mean - mean
+    atoms = below * (1 + mean).square() + above * (1 - mean).square()
     edges = a * _density(a) - b * _density(b)
-    second = above + below + (h.mean * h.mean + h.variance) * inside + 2 * h.mean * deviation * rise
-    return Gaussian(mean, (second + h.variance * edges - mean * mean).clamp_min(0))
+    between = (rest * rest + h.variance) * inside + 2 * rest * deviation * rise + h.variance * edges
+    return Gaussian(mean, (atoms + between).clamp_min(0))
 
 
 def sampled_maximum(windows: Gaussian, rng: Rng) -> Gaussian:
@@ -200,6 +207,11 @@ def _variant(output: str) -> tuple[Callable[[Signal, Tensor], Tensor], Callable[
 
 def _gaussian(mean: Tensor, variance: Tensor) -> Gaussian:
     return Gaussian(mean, variance.clamp_min(0).expand_as(mean))  # a sum over ones may round below 0
+
+
+def _over(value: Tensor, deviation: Tensor) -> Tensor:
+    # 1e-12 keeps the quotient and its slope finite in float32 at deviation 0, where it only ever meets 0 * phi
+    return value / deviation.clamp_min(1e-12)
 
 
 def _density(z: Tensor) -> Tensor:
