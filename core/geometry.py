@@ -1,6 +1,7 @@
 """Geometries: the set a parameter lives in, as `to_tangent`, `project` and `retract(p, s) = project(p + s)`.
 
-Natural gradients of the Bernoulli in its natural parameter: Khan & Rue (Bayesian learning rule); Meng et al. 2020.
+Natural gradients of the Bernoulli in its natural parameter: Khan & Rue (Bayesian learning rule); Meng et al. 2020. Unit
+rows: Burer & Monteiro 2003.
 """
 
 from __future__ import annotations
@@ -98,6 +99,28 @@ class DampedBernoulliFisher:
 
     def retract(self, point: Tensor, step: Tensor) -> Tensor:
         return point + step
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """Unit vectors along dimension 0, one for every other index: a product of spheres (Burer & Monteiro 2003).
+
+    to_tangent removes the part along the vector. A zero vector has no direction, every unit vector is as near: project
+    takes e_0, the one whose sign is that of 0, +1.
+    """
+
+    def to_tangent(self, point: Tensor, gradient: Tensor) -> Tensor:
+        return gradient - (gradient * point).sum(0) * point
+
+    def project(self, point: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(point, dim=0)
+        zero = lengths == 0
+        unit = point / torch.where(zero, 1, lengths)
+        unit[0] += zero  # in place: of the new tensor
+        return unit
+
+    def retract(self, point: Tensor, step: Tensor) -> Tensor:
+        return self.project(point + step)
 
 
 def _require_bound(bound: float) -> None:

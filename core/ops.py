@@ -1,7 +1,8 @@
 """Signs, surrogates and stable special functions. sign(0) = +1 everywhere.
 
 Surrogates: Bengio et al. 2013 and Courbariaux et al. 2015 (identity), Hubara et al. 2016 (clipped), Meng et al. 2020
-(relaxed tanh). Element-wise, any shape, float32 and float64, cpu and cuda.
+(relaxed tanh), Liu et al. 2018 (arXiv 1808.00278, ApproxSign). Element-wise, any shape, float32 and float64, cpu and
+cuda.
 """
 
 from __future__ import annotations
@@ -122,6 +123,34 @@ class RelaxedSign:
 
     def slope(self, latent: Tensor) -> Tensor:
         return torch.exp(log_sech2(latent / self.temperature) - math.log(self.temperature))
+
+
+@dataclass(frozen=True)
+class ApproxSign:
+    """sign(z) with slope max(0, 2 - 2|z|), that of a piecewise quadratic sign. Bi-Real net, Liu et al. 2018."""
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        return sign(latent)
+
+    def slope(self, latent: Tensor) -> Tensor:
+        return (2 - 2 * latent.abs()).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class ErfSign:
+    """erf(z / (sqrt 2 d)), the mean of sign(z + d eta) over eta ~ N(0, 1), d = `diagonal`; with its true slope."""
+
+    diagonal: float
+
+    def __post_init__(self) -> None:
+        _require_positive("diagonal", self.diagonal)
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        return torch.erf(latent / (math.sqrt(2) * self.diagonal))
+
+    def slope(self, latent: Tensor) -> Tensor:
+        standard = latent / self.diagonal
+        return math.sqrt(2 / math.pi) / self.diagonal * torch.exp(-0.5 * standard * standard)
 
 
 @dataclass(frozen=True)
