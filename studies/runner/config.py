@@ -18,7 +18,7 @@ from core.architectures import ARCHITECTURES
 from core.fit import SCHEDULES
 from core.problems import Description
 from studies.runner.cells import Cell
-from studies.runner.request import ConfigErrors, Request, Setting, nearest
+from studies.runner.request import CHECKPOINT_EVERY, ConfigErrors, Request, Setting, nearest
 from studies.runner.schema import Key, choose, method_keys, network_keys, spelt
 from studies.runner.trial import refusals, try_method, try_network
 
@@ -35,7 +35,7 @@ class Plan:
     data_dir: Path | None
     backend: str
     workers: int
-    checkpoint_every: float
+    checkpoint_every: float = CHECKPOINT_EVERY
 
 
 def resolve(asked: Request) -> Plan:
