@@ -87,8 +87,8 @@ class Pixels:
 
     def normalised(self, x: Tensor) -> Tensor:
         """The padded input as training contracts it."""
-        normal = (x - self.shift) * self.inverse_scale
-        return self.inner.pad(normal, -float(self.shift * self.inverse_scale))
+        # padded while raw: the border's value then needs no read of `shift`, which would stall a GPU
+        return (self.inner.pad(x, 0.0) - self.shift) * self.inverse_scale
 
 
 @dataclass(frozen=True)

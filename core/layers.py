@@ -6,12 +6,13 @@ A layer is bilinear in (signal, weights) and offers only that contraction; how w
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.contractions import Dense, Pixels
+from core.contractions import Dense, Map, Pixels
 from core.interface import (
     Gaussian,
     GaussianActivationReading,
@@ -40,38 +41,55 @@ class BinaryLinear(nn.Module):
         return reading.weights(self.law, self.contract, x, rng, reading.tape)
 
 
-class InputLinear(nn.Module):
-    """The first layer: takes raw values (pixels 0..255), flattened, and owns their normalisation (x - shift) / scale.
+class FirstLayer(nn.Module):
+    """What first layers share: raw values (pixels 0..255), and their normalisation (x - shift) / scale.
 
     Training contracts normalised, dropped-out inputs. Otherwise the integer pixels are contracted, exactly in float32
     (|sum| <= I * maximum < 2^24), and the normalisation is applied as one multiply and one add per output:
-    h = (W x) / scale - shift / scale * sum(W).
+    h = (W x) / scale - shift / scale * sum(W). Padding is pixel value 0 in both: a black frame, pixels like the others.
     """
 
     shift: Tensor
     inverse_scale: Tensor
 
-    def __init__(self, law: WeightLaw, *, shift: float, scale: float, maximum: float, dropout: float) -> None:
+    def __init__(
+        self, law: WeightLaw, contract: Map, *, shift: float, scale: float, maximum: float, dropout: float
+    ) -> None:
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"first layer: scale must be finite and > 0 (got {scale})")
-        fan_in = law.shape[1]
+        fan_in = math.prod(law.shape[1:])
         if fan_in * maximum >= 2**24:
             raise ValueError(
                 f"first layer: {fan_in} inputs up to {maximum} can sum to {fan_in * maximum}, "
                 "beyond 2^24, where float32 sums stop being exact"
             )
         self.law = law
+        self.contract = contract
         self.dropout = Dropout(dropout)
         self.register_buffer("shift", torch.tensor(shift))
         self.register_buffer("inverse_scale", torch.tensor(1 / scale))
 
-    def forward(self, x: Float[Tensor, B * shape], reading: Reading, rng: Rng) -> Signal:
-        x, pixels = x.flatten(1), Pixels(Dense(), self.shift, self.inverse_scale)
+    @abstractmethod
+    def arranged(self, x: Tensor) -> Tensor:
+        """The batch in the shape that the layer contracts."""
+
+    def forward(self, x: Float[Tensor, " B *shape"], reading: Reading, rng: Rng) -> Signal:
+        x, pixels = self.arranged(x), Pixels(self.contract, self.shift, self.inverse_scale)
         if reading.phase is not None and reading.phase.training:
             x = self.dropout(pixels.normalised(x), reading, rng)
-            return reading.weights(self.law, Dense(), x, rng, reading.tape)
+            return reading.weights(self.law, self.contract.bare(), x, rng, reading.tape)
         return reading.weights(self.law, pixels, x, rng, reading.tape)
+
+
+class InputLinear(FirstLayer):
+    """A first layer of (O, I) weights: raw values of any shape, flattened -> (B, O)."""
+
+    def __init__(self, law: WeightLaw, *, shift: float, scale: float, maximum: float, dropout: float) -> None:
+        super().__init__(law, Dense(), shift=shift, scale=scale, maximum=maximum, dropout=dropout)
+
+    def arranged(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
 
 
 class BatchNorm(nn.Module):

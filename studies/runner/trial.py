@@ -18,6 +18,7 @@ from studies.runner.request import Setting
 from studies.runner.schema import Chosen, Key, spelt
 
 TRIAL = 64  # inputs and hidden units of the network a method is tried on: milliseconds, and room for a few columns
+IMAGES = InputForm(TRIAL * TRIAL, shape=(1, TRIAL, TRIAL))  # what a network is tried on: any network takes images
 
 
 def refusals(chosen: Chosen, schema: Mapping[str, Key], attempt: Callable[[dict[str, Any]], str | None]) -> list[str]:
@@ -59,7 +60,7 @@ def try_network(name: str, options: dict[str, Any]) -> str | None:
         return Point(torch.empty(shape, device="meta"))
 
     try:
-        build(name, InputForm(features=1), 2, law, Rng().manual_seed(0), **options)
+        build(name, IMAGES, 2, law, Rng().manual_seed(0), **options)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot hold
         return _message(error)
     return None

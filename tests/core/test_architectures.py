@@ -29,6 +29,7 @@ from methods.ste import ste
 SIGNS = SignActivation(StraightThrough())
 PIXELS = InputForm(784, shift=33.3, scale=78.6, maximum=255.0, integer=True)
 REALS = InputForm(12)
+IMAGES = InputForm(64, shape=(1, 8, 8))
 
 
 def coins(shape: torch.Size, rng: torch.Generator) -> Bernoulli:
@@ -248,7 +249,7 @@ def test_defaults_are_a_fresh_value_each_time():
 def test_every_architecture_is_fully_described_by_its_defaults():
     for name in ARCHITECTURES:
         assert inspect.Parameter.empty not in defaults(name).values()
-        model = build(name, REALS, 3, coins, generator("any"), **defaults(name))
+        model = build(name, IMAGES, 3, coins, generator("any"), **defaults(name))
         assert any(isinstance(m, BinaryLinear) for m in model.modules())
 
 
@@ -273,5 +274,5 @@ def test_a_bad_option_is_named_as_the_user_types_it(options, message):
 
 @pytest.mark.parametrize("use", [defaults, lambda name: build(name, REALS, 3, coins, generator("x"))])
 def test_an_unknown_architecture_lists_the_known_ones(use):
-    with pytest.raises(ValueError, match=r"network.name must be one of mlp \(got 'cnn'\)"):
+    with pytest.raises(ValueError, match=r"network.name must be one of mlp, .* \(got 'cnn'\)"):
         use("cnn")
