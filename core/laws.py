@@ -5,10 +5,13 @@ Bernoulli in the minimal exponential family with statistic w in {-1, +1}: Meng, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from core.geometry import EUCLIDEAN, BernoulliFisher
 from core.interface import BINARY, Coordinate, Geometry, Rng, WeightLaw
@@ -131,6 +134,11 @@ class Bernoulli(WeightLaw):
         """1 - tanh^2(lambda), without the cancellation of 1 - mean^2."""
         return self.fisher()
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """(tanh(lambda), sech^2(lambda)) with one exponential; backward needs no other."""
+        mean, variance = _BernoulliMoments.apply(self.natural)  # type: ignore[no-untyped-call]
+        return mean, variance
+
     def fisher(self) -> Tensor:
         """Diagonal of the Fisher information in lambda: 1 - tanh^2(lambda)."""
         return torch.exp(log_sech2(self.natural))
@@ -150,6 +158,26 @@ class Bernoulli(WeightLaw):
         """Sum over weights of log(2 cosh lambda) - lambda tanh(lambda) = -sum_w q(w) log q(w); nats, scalar."""
         terms = [torch.sigmoid(s * self.natural) * F.logsigmoid(s * self.natural) for s in (2.0, -2.0)]
         return -(terms[0] + terms[1]).sum()
+
+
+class _BernoulliMoments(torch.autograd.Function):
+    """lambda -> (tanh, sech^2): with t = exp(-2|lambda|) they are +-(1 - t) / (1 + t) and 4 t / (1 + t)^2."""
+
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.exp(-2 * natural.abs())
+        inverse = 1 / (1 + t)
+        mean = torch.copysign((1 - t) * inverse, natural)
+        variance = 4 * t * inverse * inverse
+        ctx.save_for_backward(mean, variance)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        mean, variance = ctx.saved_tensors
+        pulled: Tensor = variance * (gradients[0] - 2 * mean * gradients[1])
+        return pulled
 
 
 def initial_uniform(shape: torch.Size, rng: Rng) -> Tensor:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from core.claims import laws
 from core.interface import Contract, Gaussian, Rng, Signal, Tape, UnsupportedReading, WeightLaw
@@ -22,6 +24,7 @@ from core.ops import (
     ExactSign,
     RelaxedSign,
     logistic_noise,
+    sign,
     surrogate_value,
 )
 from core.readings import SignActivation
@@ -44,14 +47,14 @@ class Moments:
                 f"Moments needs independent weights, and those of one {type(law).__name__} draw depend on each other; "
                 "read it with Draw(StraightThrough()), or use a Bernoulli or UnitGaussian law"
             )
-        mean = law.mean()
         if law.levels is None and isinstance(x, Tensor):
-            return contract(x, mean)
+            return contract(x, law.mean())
+        mean, variance = law.moments()
         if isinstance(x, Tensor):
-            return _gaussian(contract(x, mean), contract.squares(x, law.variance()))
+            return _gaussian(contract(x, mean), contract.squares(x, variance))
         spread = contract(x.variance, mean * mean)
         if law.levels is not None:
-            spread = spread + contract(x.mean * x.mean + x.variance, law.variance())
+            spread = spread + contract(x.mean * x.mean + x.variance, variance)
         return _gaussian(contract(x.mean, mean), spread)
 
 
@@ -74,6 +77,9 @@ class StochasticSign:
     def __call__(self, h: Signal, rng: Rng) -> Tensor:
         if isinstance(h, Tensor):
             return SignActivation(ClippedStraightThrough(self.slope_window))(h, rng)
+        if self.temperature == 1:
+            sampled: Tensor = _SampledSign.apply(standardised(h), _uniform(h, rng))  # type: ignore[no-untyped-call]
+            return sampled
         latent = sign_natural(h)
         return surrogate_value(latent + logistic_noise(latent, rng), ExactSign(RelaxedSign(self.temperature)))
 
@@ -82,6 +88,26 @@ class StochasticSign:
 
     def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Tensor:
         return h.sample(rng)
+
+
+class _SampledSign(torch.autograd.Function):
+    """+1 where u >= Phi(-z), else -1; backward the slope of tanh((logit Phi(z) + logit u) / 2), the case temperature 1.
+
+    That slope is 2 u (1 - u) phi(z) / (Phi(z) u + Phi(-z) (1 - u))^2: no logarithm and no division by Phi(z) Phi(-z).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, u: Tensor) -> Tensor:
+        minus = torch.special.ndtr(-z)
+        ctx.save_for_backward(z, u, minus)
+        return sign(u - minus)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        z, u, minus = ctx.saved_tensors
+        mixture = u + minus * (1 - 2 * u)  # Phi(z) u + Phi(-z) (1 - u)
+        return gradients[0] * (2 * u * (1 - u) * _density(z) / (mixture * mixture)), None
 
 
 @dataclass(frozen=True)
@@ -212,6 +238,12 @@ def _gaussian(mean: Tensor, variance: Tensor) -> Gaussian:
 def _over(value: Tensor, deviation: Tensor) -> Tensor:
     # 1e-12 keeps the quotient and its slope finite in float32 at deviation 0, where it only ever meets 0 * phi
     return value / deviation.clamp_min(1e-12)
+
+
+def _uniform(h: Gaussian, rng: Rng) -> Tensor:
+    """Uniforms in (0, 1) shaped as h: a 0, once in 2^24 float32 draws, is moved to half the grid's first step."""
+    u = torch.rand(h.shape, generator=rng, dtype=h.mean.dtype, device=h.mean.device)
+    return u.clamp_min(torch.finfo(u.dtype).eps / 4)
 
 
 def _density(z: Tensor) -> Tensor:

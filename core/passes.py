@@ -111,6 +111,10 @@ class WeightLaw(nn.Module):
         mean = self.mean()
         return torch.zeros_like(mean) if self.levels is None else 1 - mean * mean
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """(mean, variance) of each weight, differentiable; one pass over the parameters where a law has one."""
+        return self.mean(), self.variance()
+
     @abstractmethod
     def mode(self) -> Tensor:
         """The likeliest weights. Raises NoMode, naming an alternative, where the law is symmetric."""

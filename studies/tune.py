@@ -29,7 +29,8 @@ from studies.runner.manifest import manifest
 from studies.runner.request import Stop
 from studies.runner.session import carry_out
 
-Space = Mapping[str, Sequence[float]]
+Value = float | str
+Space = Mapping[str, Sequence[Value]]
 
 
 def _round_values(low: int, high: int, digits: Sequence[str] = ("1", "2", "5")) -> tuple[float, ...]:
@@ -50,6 +51,12 @@ SPACES: dict[str, Space] = {
     },
     # "as published" but for the rate, which belongs to the length of the run
     "bayesbinn-published": {"lr": _round_values(-5, -2, ("1", "1.5", "2", "3", "5", "7"))},
+    "blrnet": {"lr": _round_values(-3, -1), "transfer": (0.0, 0.2, 0.4), "bound": (3.0, 5.0)},
+    "blrnet-propagate": {"lr": _round_values(-3, -1), "init": (0.1, 0.5, 0.9), "bound": (3.0, 5.0)},
+    "gaussian-vi": {"lr": _round_values(-4, -1), "init": (0.1, 0.2, 0.5, 0.9), "estimator": ("rounded", "smooth")},
+    "lowrank-sdp": {"lr": _round_values(-3, 0), "rank": (2, 4, 8), "scale0": (0.1, 0.3, 1.0), "momentum": (0.0, 0.9)},
+    # as published but for the rate, which belongs to the length of the run
+    "lowrank-sdp-published": {"lr": _round_values(-3, 0, ("1", "1.5", "2", "3", "5", "7"))},
 }
 PROBLEMS = ("digits", "mnist-10k")
 
@@ -86,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def draw_trials(space: Space, trials: int, name: str) -> list[dict[str, float]]:
+def draw_trials(space: Space, trials: int, name: str) -> list[dict[str, Value]]:
     """The first `trials` distinct points of a scrambled Sobol sequence over the grid, seeded by the method's name.
 
     Exits with a message when the grid has fewer points than that: trials must be equal for every method.
@@ -95,14 +102,14 @@ def draw_trials(space: Space, trials: int, name: str) -> list[dict[str, float]]:
     if not 1 <= trials <= size:
         raise SystemExit(f"--trials must be from 1 to {size}, the size of the grid of {name} (got {trials})")
     sequence = qmc.Sobol(len(space), rng=seed_of("tune", name))
-    distinct: dict[tuple[float, ...], None] = {}
+    distinct: dict[tuple[Value, ...], None] = {}
     while len(distinct) < trials:
         for point in sequence.random(64):
             distinct.setdefault(tuple(grid[int(u * len(grid))] for grid, u in zip(space.values(), point, strict=True)))
     return [dict(zip(space, point, strict=True)) for point in list(distinct)[:trials]]
 
 
-def cell_of(problem: str, method: str, trial: Mapping[str, float], seed: int) -> Cell:
+def cell_of(problem: str, method: str, trial: Mapping[str, Value], seed: int) -> Cell:
     """The problem's default cell of a method with the trial's hyperparameters."""
     form = describe(problem)
     defaults = {name: p.default for name, p in methods.signature(method).items()}
@@ -154,9 +161,9 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def spell(trial: Mapping[str, float]) -> str:
+def spell(trial: Mapping[str, Value]) -> str:
     """A trial in words: "lr=0.05, clip=1"."""
-    return ", ".join(f"{key}={value:g}" for key, value in trial.items())
+    return ", ".join(f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in trial.items())
 
 
 if __name__ == "__main__":
