@@ -29,10 +29,15 @@ def conclude(done: Done, *, command: Sequence[str]) -> int:
         raise Refused(str(error)) from error
     print(flush=True)
     text.show(tables.summary(tidy.rows(records)), Console(highlight=False))
+    return ended(records, paths, plan.out)
+
+
+def ended(records: Sequence[Record], paths: Sequence[Path], out: Path) -> int:
+    """Say which cells have no result and where the files are; the exit code."""
     failed = [record for record in records if record["status"] not in FINE]
     if failed:
-        print(_named(failed, len(records), plan.out))
-    print(f"files: {_listed(paths, plan.out)}\nthe same command runs only what is missing")
+        print(_named(failed, len(records), out))
+    print(f"files: {_listed(paths, out)}\nthe same command runs only what is missing")
     return FAILED if failed else DONE
 
 
@@ -43,7 +48,7 @@ def _named(failed: Sequence[Record], cells: int, out: Path) -> str:
         where = f" ({out / 'records' / record['key']}.json)" if record["status"] == "crashed" else ""
         lines.append(f"  {label}  {record['status']}: {record['reason']}{where}")
     if any(record["status"] == "crashed" for record in failed):
-        lines.append("  a crashed cell is not tried again; delete its record to have it tried, from its checkpoint if any")
+        lines.append("  a crashed cell is not tried again; delete its record to go on from its checkpoint, or anew")
     return "\n".join(lines)
 
 
