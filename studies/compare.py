@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
+from studies.runner.command import parse, told
 from studies.runner.executors import start_server
 from studies.runner.request import BACKENDS, DEVICES, Request, Stop, request
 
 METHODS = ("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published")
 PROBLEMS = ("digits", "breast-cancer")
-DEFECT, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,18 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Stop, KeyboardInterrupt, Exception) as error:
         if arguments.debug:
             raise
-        message, code = _told(error)
+        message, code = told(error)
         print(message, file=sys.stderr)
         return code
-
-
-def _told(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, and the exit code."""
-    if isinstance(error, Stop):
-        return str(error), error.code
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what is finished is saved, the same command continues", INTERRUPTED
-    return f"{type(error).__name__}: {error}\nthis is a defect of bitrelax; --debug shows where", DEFECT
 
 
 def _plan_line(asked: Request) -> str:
@@ -71,13 +61,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(words)
-    if unknown:
-        options = [option for action in parser._actions for option in action.option_strings]
-        close = get_close_matches(unknown[0].partition("=")[0], options, n=1, cutoff=0.5)
-        parser.error(f"unknown argument {unknown[0]!r}." + (f" Did you mean {close[0]}?" if close else ""))
-    return arguments
+    return parse(_parser(), words)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,11 +35,11 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, curves: pd.DataFrame, folder: 
     drawn: list[Path] = []
     with style():
         if (table["n"] > 0).any():
-            drawn += _save(accuracy(rows, table, title), folder / "accuracy")
+            drawn += save(accuracy(rows, table, title), folder / "accuracy")
         if (curves["status"] == "finished").any():
             curves = labelled(curves)
-            drawn += _save(by_step(curves, title), folder / "curves-by-step")
-            drawn += _save(by_second(curves, title), folder / "curves-by-second")
+            drawn += save(by_step(curves, title), folder / "curves-by-step")
+            drawn += save(by_second(curves, title), folder / "curves-by-second")
     return drawn
 
 
@@ -59,7 +59,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the figure as PATH.pdf and PATH.png; equal figures give equal files."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not again for each kind of file

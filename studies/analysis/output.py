@@ -30,17 +30,14 @@ def publish(records: Iterable[tidy.Record], out: Path, manifest: Mapping[str, An
     records = list(records)
     rows, curves = tidy.rows(records), tidy.curves(records)
     table = tables.summary(rows)
-    cells = sorted(record["key"] for record in records)
-    stale = sorted(record["key"] for record in records if record.get("stale"))
-    listed = {**manifest, "cells": cells, "stale": stale, "others": sorted(_keys(out) - set(cells))}
     try:
         out.mkdir(parents=True, exist_ok=True)
         return [
-            _place(out / ROWS, lambda path: rows.to_parquet(path, index=False)),
-            _place(out / CURVES, lambda path: curves.to_parquet(path, index=False)),
-            _place(out / TABLE, lambda path: path.write_text(tables.csv(table), encoding="utf-8")),
+            place(out / ROWS, lambda path: rows.to_parquet(path, index=False)),
+            place(out / CURVES, lambda path: curves.to_parquet(path, index=False)),
+            place(out / TABLE, lambda path: path.write_text(tables.csv(table), encoding="utf-8")),
             *_place_figures(rows, table, curves, out / FIGURES, title),
-            _place(out / MANIFEST, lambda path: path.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")),
+            place_manifest(records, out, manifest),
         ]
     except OSError as error:
         raise StorageError(
@@ -92,6 +89,26 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise StorageError(f"{path} is damaged: {error}\ndelete it; tables are then drawn from all records") from error
 
 
+def place_manifest(records: Iterable[tidy.Record], out: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write the manifest with the records that were drawn and those beside them; the last file of a folder."""
+    cells = sorted(record["key"] for record in records)
+    stale = sorted(record["key"] for record in records if record.get("stale"))
+    listed = {**manifest, "cells": cells, "stale": stale, "others": sorted(_keys(out) - set(cells))}
+    text = json.dumps(listed, indent=1) + "\n"
+    return place(out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def place(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file under another name beside `path` and rename it over its place."""
+    temporary = path.with_name(f".{path.name}@{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
 def _knows_all(manifest: Mapping[str, Any], out: Path) -> bool:
     return "cells" in manifest and _keys(out) <= {*manifest["cells"], *manifest["others"]}
 
@@ -102,16 +119,6 @@ def _files(out: Path) -> list[Path]:
 
 def _keys(out: Path) -> set[str]:
     return {path.stem for path in _files(out)}
-
-
-def _place(path: Path, write: Callable[[Path], Any]) -> Path:
-    temporary = path.with_name(f".{path.name}@{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _place_figures(
