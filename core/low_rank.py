@@ -17,6 +17,7 @@ from core.geometry import EUCLIDEAN, UnitRows
 from core.interface import BINARY, Coordinate, Geometry, NoMode, Rng, WeightLaw
 from core.ops import ErfSign, sign
 from core.orthant import angle_between, sign_product
+from core.seeds import generator
 
 UNIT = UnitRows()
 
@@ -244,3 +245,13 @@ def goemans_williamson(rows: Float[Tensor, "columns ..."], draws: int, rng: Rng)
     normals = torch.randn(draws, len(rows), generator=rng, dtype=rows.dtype, device=rows.device)
     turned = sign(normals[:, 0]).reshape(-1, *[1] * (rows.ndim - 1))
     return sign(torch.tensordot(normals, rows, 1)) * turned
+
+
+def initial_columns(shape: torch.Size, rank: int, rng: Rng) -> Tensor:
+    """(rank, *shape) float32 standard normals on the generator's device, from a generator of their own.
+
+    It is seeded by the state of `rng`, which stays where it is: the next layer then starts from the same signs as under
+    every other method.
+    """
+    own = generator("initial columns", rng.get_state().numpy().tobytes().hex(), device=rng.device)
+    return torch.randn(rank, *shape, generator=own, device=rng.device)
