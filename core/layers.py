@@ -98,7 +98,8 @@ class BatchNorm(nn.Module):
     affine: a trained gain and bias (real parameters). eps is added to the variance. momentum is the weight of the new
     batch in the running averages (torch's convention), which only training-time monitoring uses: predictions
     re-estimate. `name` is its path in the network, the key of its statistics. role: the normalisation that the method
-    declares; only "stochastic" takes Gaussian pre-activations (Peters & Welling 2018).
+    declares; only "stochastic" takes Gaussian pre-activations (Peters & Welling 2018). "per-task" keeps statistics for
+    each task of a sequence, running averages (T, C), and shares gain and bias; `core.tasks` says which task it is.
     """
 
     running_mean: Tensor
@@ -114,12 +115,26 @@ class BatchNorm(nn.Module):
         if not 0 <= momentum <= 1:
             raise ValueError(f"network.momentum must be in [0, 1] (got {momentum})")
         self.name = ""
+        self.task = 0
         self.eps = eps
         self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        shape = (1, channels) if role == "per-task" else (channels,)
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    @property
+    def key(self) -> str:
+        """Under which its statistics are kept: its name, and the task where each has its own."""
+        return f"{self.name}.task{self.task}" if self.role == "per-task" else self.name
+
+    @property
+    def averages(self) -> tuple[Tensor, Tensor]:
+        """Running mean and variance (C,), the layer's own memory: of the current task where each has its own."""
+        if self.role == "per-task":
+            return self.running_mean[self.task], self.running_var[self.task]
+        return self.running_mean, self.running_var
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,7 +149,7 @@ class BatchNorm(nn.Module):
             )
         if reading.phase is None:
             raise ValueError(f"batch norm {self.name!r}: the reading has no phase; use reading.during(Training(), ...)")
-        return reading.phase.normalise(self.name, h, self)
+        return reading.phase.normalise(self.key, h, self)
 
 
 class Dropout(nn.Module):

@@ -106,15 +106,14 @@ class Training:
     training: bool = True
 
     def normalise(self, name: str, h: Signal, norm: Any) -> Signal:
+        running_mean, running_var = norm.averages
         if isinstance(h, Gaussian):
             normalised, mean, variance = stochastic_batch_norm(h, norm)
             with torch.no_grad():
-                norm.running_mean.lerp_(mean, norm.momentum)
-                norm.running_var.lerp_(variance, norm.momentum)
+                running_mean.lerp_(mean, norm.momentum)
+                running_var.lerp_(variance, norm.momentum)
             return normalised
-        return F.batch_norm(
-            h, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
-        )
+        return F.batch_norm(h, running_mean, running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,16 @@ from typing import Any
 from core.architectures.dense import MLP_BAYESBINN, mlp
 from core.architectures.parts import InputForm, LawFactory, real_law
 from core.architectures.plain import LENET_PBNET, VGG_BAYESBINN, VGG_PBNET, VGG_VISPA, lenet, vgg_small
+from core.architectures.residual import RESNET18_VISPA, resnet18
 from core.interface import Rng
 from core.layers import Network
 
-ARCHITECTURES: Mapping[str, Callable[..., Network]] = {"mlp": mlp, "lenet": lenet, "vgg-small": vgg_small}
+ARCHITECTURES: Mapping[str, Callable[..., Network]] = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "vgg-small": vgg_small,
+    "resnet18": resnet18,
+}
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,6 +26,7 @@ __all__ = [
     "LENET_PBNET",
     "LawFactory",
     "MLP_BAYESBINN",
+    "RESNET18_VISPA",
     "VGG_BAYESBINN",
     "VGG_PBNET",
     "VGG_VISPA",
@@ -28,6 +35,7 @@ __all__ = [
     "lenet",
     "mlp",
     "real_law",
+    "resnet18",
     "vgg_small",
 ]
 
