@@ -8,6 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from studies.analysis.labels import label
+
 MARKERS = "oDs^vPX*"  # prediction rules in order of appearance, mode first
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 PANEL_COLUMNS = 3
@@ -46,7 +48,7 @@ def places(frame: pd.DataFrame) -> list[Place]:
 def panel_title(place: Place) -> str:
     """The problem, and under it the setting where there are several."""
     _, problem, setting = place
-    return f"{problem}\n{setting}" if setting else problem
+    return f"{label(problem)}\n{setting}" if setting else label(problem)
 
 
 def head(figure: Figure, title: str, subject: str, columns: int) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from studies.analysis.labels import label
 from studies.analysis.tables import CONFIG, COST, cost, smallest_p
 
 WIDTH = 100  # columns of a log line, and the most that a table takes on a terminal
@@ -62,7 +63,7 @@ def _entries(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _table(place: tuple[str, str, str], entries: pd.DataFrame) -> Table:
     study, problem, setting = place
-    title = Text(problem, style="bold").append(f"  {setting}" if setting else "", style="not bold")
+    title = Text(label(problem), style="bold").append(f"  {setting}" if setting else "", style="not bold")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), show_edge=False)
     failed = bool((entries["failures"] > 0).any())
     for name in (*COLUMNS, "fail") if failed else COLUMNS:
@@ -121,7 +122,8 @@ def _notes(entries: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
             "no difference can be significant at 0.05."
         )
     if unequal := _unequal_passes(summary):
-        yield f"Not all rows of {', '.join(unequal)} spent equally many passes over a batch: see `passes` in table.csv."
+        where = ", ".join(map(label, unequal))
+        yield f"Not all rows of {where} spent equally many passes over a batch: see `passes` in table.csv."
     if (entries["failures"] > 0).any():
         yield "fail: cells that diverged, crashed, failed or lacked data; means leave them out, and no mark is given."
     if (entries["stale"] > 0).any():
