@@ -21,6 +21,11 @@ def laws(model: nn.Module) -> Iterator[tuple[str, WeightLaw]]:
             yield name, module
 
 
+def binary_laws(model: nn.Module) -> list[WeightLaw]:
+    """Every law with a level set, in construction order: what a solver that draws ahead claims."""
+    return [law for _, law in laws(model) if law.levels is not None]
+
+
 def binary_coordinates(model: nn.Module) -> list[Coordinate]:
     """The coordinates of every binary law: what a method's own solver claims."""
     return [c for _, law in laws(model) if law.levels is not None for c in law.coordinates()]

@@ -2,15 +2,17 @@
 
 import torch
 
-from core.claims import binary_coordinates, real_parameters
+from core.claims import binary_laws, real_parameters
 from core.geometry import BernoulliFisher
 from core.interface import Method, Reading, Rng
 from core.laws import Bernoulli, initial_uniform
 from core.ops import ClippedStraightThrough, RelaxedSign, sign
 from core.predict import ensemble, mean, mode
-from core.readings import Draw, SignActivation
+from core.prefetch import Prefetched, Slots
+from core.readings import SignActivation
 from methods import register
-from solvers.geometric import GeometricSGD, real_solvers
+from solvers.fused import FusedLearningRule
+from solvers.geometric import real_solvers
 
 LARGEST_BOUND = 30.0  # beyond it a draw's slope and 1 / Fisher leave float32, each alone, though not their product
 
@@ -34,16 +36,18 @@ def bayesbinn(
     """
     if not 0 < bound <= LARGEST_BOUND:
         raise ValueError(f"bound must be in (0, {LARGEST_BOUND:g}] (got {bound})")
-    activations = SignActivation(ClippedStraightThrough(slope_window))
+    activations, slots = SignActivation(ClippedStraightThrough(slope_window)), Slots()
 
     def law(shape: torch.Size, rng: Rng) -> Bernoulli:
         return Bernoulli(natural0 * sign(initial_uniform(shape, rng)), geometry=BernoulliFisher(bound))
 
     return Method(
         law=law,
-        train=lambda progress: Reading(Draw(RelaxedSign(temperature)), activations),
+        train=lambda progress: Reading(Prefetched(RelaxedSign(temperature), slots), activations),
         solvers=lambda model, budget: [
-            GeometricSGD(binary_coordinates(model), lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0),
+            FusedLearningRule(
+                binary_laws(model), slots=slots, lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0
+            ),
             *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],

@@ -5,15 +5,17 @@ There 1 - tanh^2 underflows and the code's two 1e-10 are the step size: numerica
 
 import torch
 
-from core.claims import binary_coordinates, real_parameters
+from core.claims import binary_laws, real_parameters
 from core.geometry import DampedBernoulliFisher
 from core.interface import Method, Reading, Rng
 from core.laws import Bernoulli, initial_uniform
 from core.ops import ClippedStraightThrough, FlooredRelaxedSign, sign
 from core.predict import ensemble, mean, mode
-from core.readings import Draw, SignActivation
+from core.prefetch import Prefetched, Slots
+from core.readings import SignActivation
 from methods import register
-from solvers.geometric import GeometricSGD, real_solvers
+from solvers.fused import FusedLearningRule
+from solvers.geometric import real_solvers
 
 
 @register("bayesbinn-published")
@@ -30,16 +32,18 @@ def bayesbinn_published(
 
     lr: alpha, 1e-4 for MNIST in the released scripts. mu is that of the current lambda (the code's lags a step).
     """
-    activations = SignActivation(ClippedStraightThrough(slope_window))
+    activations, slots = SignActivation(ClippedStraightThrough(slope_window)), Slots()
 
     def law(shape: torch.Size, rng: Rng) -> Bernoulli:
         return Bernoulli(natural0 * sign(initial_uniform(shape, rng)), geometry=DampedBernoulliFisher(stabiliser))
 
     return Method(
         law=law,
-        train=lambda progress: Reading(Draw(FlooredRelaxedSign(temperature, stabiliser)), activations),
+        train=lambda progress: Reading(Prefetched(FlooredRelaxedSign(temperature, stabiliser), slots), activations),
         solvers=lambda model, budget: [
-            GeometricSGD(binary_coordinates(model), lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0),
+            FusedLearningRule(
+                binary_laws(model), slots=slots, lr=lr, scale=float(budget.n_train), momentum=momentum, decay=1.0
+            ),
             *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],

@@ -2,15 +2,17 @@
 
 import torch
 
-from core.claims import binary_coordinates, real_parameters
+from core.claims import binary_laws, real_parameters
 from core.geometry import Box
 from core.interface import Method, Reading, Rng
 from core.laws import Point, initial_uniform
 from core.ops import ClippedStraightThrough, StraightThrough
 from core.predict import mode
-from core.readings import Draw, SignActivation
+from core.prefetch import Prefetched, Slots
+from core.readings import SignActivation
 from methods import register
-from solvers.geometric import GeometricAdam, real_solvers
+from solvers.fused import FusedAdam
+from solvers.geometric import real_solvers
 
 
 @register("ste")
@@ -19,16 +21,16 @@ def ste(*, lr: float = 5e-2, clip: float = 1.0, init: float = 0.2, slope_window:
 
     slope_window: where the slope of a binary activation is 1 (weights use slope 1 everywhere, as BinaryConnect).
     """
-    activations = SignActivation(ClippedStraightThrough(slope_window))
+    activations, slots = SignActivation(ClippedStraightThrough(slope_window)), Slots()
 
     def law(shape: torch.Size, rng: Rng) -> Point:
         return Point(init * initial_uniform(shape, rng), geometry=Box(clip))
 
     return Method(
         law=law,
-        train=lambda progress: Reading(Draw(StraightThrough()), activations),
+        train=lambda progress: Reading(Prefetched(StraightThrough(), slots), activations),
         solvers=lambda model, budget: [
-            GeometricAdam(binary_coordinates(model), lr=lr),
+            FusedAdam(binary_laws(model), slots=slots, lr=lr),
             *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations)],

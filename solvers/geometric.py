@@ -70,7 +70,7 @@ class GeometricSGD(Optimizer):
 
     def _averaged(self, parameter: Tensor, direction: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
-        if not state:
+        if "velocity" not in state:
             state["step"], state["velocity"] = 0, torch.zeros_like(parameter)
         state["step"] += 1
         state["velocity"].mul_(momentum).add_(direction, alpha=1 - momentum)

@@ -15,7 +15,7 @@ LAYERS = ("core", "solvers", "methods", "studies")  # each may import itself and
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 TOP = {
     "core", "solvers", "methods", "studies", "tests", "results", "docs", ".ci", "pyproject.toml", "constraints.txt",
-    "CMakeLists.txt", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml",
+    "setup.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
 OPTIONAL = {"PIL"}  # packages of extras, importable late anywhere
 # functions besides a command's `main` that import late, and why

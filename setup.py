@@ -1,0 +1,76 @@
+"""Builds the native extension core._native._kernels: C++17 and nanobind, every kernel file once for each CPU level.
+
+The extension is optional: without a C++17 compiler the install goes on, and `core.native` says which path runs. All
+else about the project is in pyproject.toml.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+import nanobind
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCES = Path("core") / "_native"
+KERNELS = ("point", "bernoulli", "lowrank")  # one file a family
+# Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
+# agree bit for bit.
+OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+COMMON = ["-std=c++17", "-fvisibility=hidden"]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+LEVELS = {"portable": []} | (
+    {
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": [
+            *["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+            "-mprefer-vector-width=512",
+        ],
+    }
+    if X86
+    else {}
+)
+BUNDLED = Path(nanobind.source_dir())
+FLAGS = " | ".join([" ".join(OPTIMISED), *(" ".join([level, *flags]) for level, flags in LEVELS.items())])
+
+
+class BuildKernels(build_ext):
+    """Compiles the kernels once a level and links them into the module."""
+
+    def build_extension(self, ext: Extension) -> None:
+        ext.extra_objects = self.compiler.compile(
+            [str(BUNDLED / "nb_combined.cpp")],
+            output_dir=self.build_temp,
+            include_dirs=ext.include_dirs + self.compiler.include_dirs,
+            macros=ext.define_macros,
+            extra_postargs=ext.extra_compile_args,
+        )
+        ext.extra_objects += [
+            compiled
+            for level, flags in LEVELS.items()
+            for compiled in self.compiler.compile(
+                [str(SOURCES / f"{kernel}.cpp") for kernel in KERNELS],
+                output_dir=os.path.join(self.build_temp, level),
+                macros=[("BITRELAX_LEVEL", level), *ext.define_macros],
+                extra_postargs=[*COMMON, *OPTIMISED, *flags],
+                depends=ext.depends,
+            )
+        ]
+        super().build_extension(ext)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "core._native._kernels",
+            sources=[str(SOURCES / "module.cpp")],
+            depends=[str(SOURCES / header) for header in ("dispatch.h", "elementwise.h")],
+            include_dirs=[nanobind.include_dir(), str(BUNDLED.parent / "ext" / "robin_map" / "include")],
+            define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)] + [("BITRELAX_X86", None)] * X86,
+            extra_compile_args=[*COMMON, "-Os", "-fno-strict-aliasing", f'-DBITRELAX_FLAGS="{FLAGS}"'],
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,288 @@
+"""Solvers whose step pulls back, moves and draws the next weights in one pass over a law's parameter.
+
+The same rules as GeometricAdam and GeometricSGD, on the laws they are fastest for; `core.native` runs the pass where it
+can, `solvers.passes` elsewhere. A gradient that came another way (a second pass in one step) takes the plain rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from core import native
+from core.counter import Key, logistic, new_key
+from core.geometry import BernoulliFisher, Box, DampedBernoulliFisher, Euclidean
+from core.interface import Rng, Surrogate, WeightLaw
+from core.laws import Bernoulli, Point
+from core.native import Relaxation
+from core.ops import FlooredRelaxedSign, RelaxedSign, StraightThrough
+from core.prefetch import Slot, Slots, stamp
+from solvers import passes
+from solvers.geometric import GeometricSGD
+
+
+class FusedAdam(Optimizer):
+    """GeometricAdam on point laws in a box, signs drawn ahead. Kingma & Ba 2015; BinaryConnect's clipping.
+
+    Raises ValueError for another law or geometry, and for lr < 0.
+    """
+
+    def __init__(
+        self,
+        laws: Iterable[WeightLaw],
+        *,
+        slots: Slots,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        if lr < 0:
+            raise ValueError(f"lr must be >= 0 (got {lr})")
+        chosen = list(laws)
+        for law in chosen:
+            if not (isinstance(law, Point) and isinstance(law.geometry, (Box, Euclidean))):
+                raise ValueError(f"FusedAdam moves Point laws in a Box, not {_described(law)}; use GeometricAdam")
+        super().__init__(
+            [c.parameter for law in chosen for c in law.coordinates()], {"lr": lr, "betas": betas, "eps": eps}
+        )
+        self._slots = _PointSlot.of_each(chosen, self, slots)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step on every law whose drawn weights, or parameter, have a gradient; then the next signs."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        group = self.param_groups[0]
+        for slot in self._slots:
+            gradient = _sum(slot.gradient, slot.parameter.grad)
+            if gradient is not None:
+                self._move(slot, gradient, group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Also forgets what was pulled back from drawn weights."""
+        super().zero_grad(set_to_none)
+        for slot in self._slots:
+            slot.forget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also has every slot draw again, from the loaded state."""
+        super().load_state_dict(state_dict)
+        _reset(self, self._slots)
+
+    def _move(self, slot: _PointSlot, gradient: Tensor, group: dict[str, Any]) -> None:
+        latent, state, (beta1, beta2) = slot.parameter, self.state[slot.parameter], group["betas"]
+        if "exp_avg" not in state:
+            state |= {"step": 0, "exp_avg": torch.zeros_like(latent), "exp_avg_sq": torch.zeros_like(latent)}
+        state["step"] += 1
+        weights = slot.weights if slot.gradient is not None else torch.empty_like(latent)
+        arrays = (gradient.contiguous(), latent.detach(), state["exp_avg"], state["exp_avg_sq"], weights)
+        _path(*arrays).point_adam(
+            *arrays,
+            rate=group["lr"] / (1 - beta1 ** state["step"]),
+            betas=(beta1, beta2),
+            root=(1 - beta2 ** state["step"]) ** -0.5,
+            eps=group["eps"],
+            bound=_bound(slot.law),
+        )
+        if slot.gradient is not None:
+            slot.moved()
+
+
+class FusedLearningRule(GeometricSGD):
+    """GeometricSGD on Bernoulli laws, relaxed weights drawn ahead: the Bayesian learning rule in one pass.
+
+    Khan & Rue; Meng, Bachmann & Khan 2020, in the geometry BernoulliFisher or as their released code computes it
+    (DampedBernoulliFisher). Arguments as GeometricSGD's. Raises ValueError for another law or geometry.
+    """
+
+    def __init__(
+        self,
+        laws: Iterable[WeightLaw],
+        *,
+        slots: Slots,
+        lr: float,
+        scale: float = 1.0,
+        momentum: float = 0.0,
+        decay: float = 0.0,
+    ) -> None:
+        chosen = list(laws)
+        for law in chosen:
+            if not (isinstance(law, Bernoulli) and isinstance(law.geometry, (BernoulliFisher, DampedBernoulliFisher))):
+                raise ValueError(
+                    f"FusedLearningRule moves Bernoulli laws in their Fisher geometry, not {_described(law)}; "
+                    "use GeometricSGD"
+                )
+        coordinates = [c for law in chosen for c in law.coordinates()]
+        super().__init__(coordinates, lr=lr, scale=scale, momentum=momentum, decay=decay)
+        self._slots = _BernoulliSlot.of_each(chosen, self, slots)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step on every law whose drawn weights, or parameter, have a gradient; then the next draw."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        group = self.param_groups[0]
+        for slot in self._slots:
+            if slot.gradient is not None and slot.parameter.grad is None:
+                self._move_and_draw(slot, slot.gradient, group)
+            elif slot.gradient is not None or slot.parameter.grad is not None:
+                self._move_plainly(slot, group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Also forgets what was pulled back from drawn weights."""
+        super().zero_grad(set_to_none)
+        for slot in self._slots:
+            slot.forget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also has every slot draw again, from the loaded state."""
+        super().load_state_dict(state_dict)
+        _reset(self, self._slots)
+
+    def _move_and_draw(self, slot: _BernoulliSlot, gradient: Tensor, group: dict[str, Any]) -> None:
+        natural, state, momentum = slot.parameter, self.state[slot.parameter], group["momentum"]
+        if momentum and "velocity" not in state:
+            state |= {"step": 0, "velocity": torch.zeros_like(natural)}
+        if momentum:
+            state["step"] += 1
+        velocity = state["velocity"] if momentum else None
+        arrays = (gradient.contiguous(), slot.prior(), natural.detach(), velocity, slot.weights, slot.factor)
+        _path(*arrays).bernoulli_step(
+            *arrays,
+            key=slot.next_noise,
+            relaxation=slot.relaxation,
+            scale=group["scale"],
+            rate=group["lr"] / (1 - momentum ** state["step"] if momentum else 1.0),
+            momentum=momentum,
+            decay=group["decay"],
+        )
+        slot.moved()
+
+    def _move_plainly(self, slot: _BernoulliSlot, group: dict[str, Any]) -> None:
+        """Gradients of several passes: pull back what is left to pull back, add, and take GeometricSGD's step."""
+        before = slot.parameter.grad
+        if slot.gradient is not None:
+            slot.parameter.grad = _sum(slot.pulled_back(), before)
+        self._move(slot.parameter, self._coordinates[id(slot.parameter)], group)
+        slot.parameter.grad = before
+        if slot.gradient is not None:
+            slot.undraw()
+
+
+class _PointSlot(Slot):
+    """A point law has no noise: its draw is the sign of its latent."""
+
+    @classmethod
+    def of_each(cls, laws: Iterable[WeightLaw], solver: Optimizer, slots: Slots) -> list[_PointSlot]:
+        made = [cls(law, law.latents, solver.state[law.latents]) for law in laws if isinstance(law, Point)]
+        slots.of.update({slot.law: slot for slot in made})
+        return made
+
+    def serves(self, surrogate: Surrogate) -> bool:
+        return isinstance(surrogate, StraightThrough)
+
+    def new_noise(self, rng: Rng) -> None:
+        return None
+
+    def draw(self, weights: Tensor, noise: None, surrogate: Surrogate) -> None:
+        weights.copy_(surrogate(self.parameter))
+
+    def law_noise(self, noise: None) -> None:
+        return None
+
+
+class _BernoulliSlot(Slot):
+    """Noise is a key; beside the weights lies the factor of each one's gradient in the step."""
+
+    factor: Tensor
+    _prior: tuple[tuple[int, int, torch.dtype], bool] | None = None  # its stamp, and whether it is 0 everywhere
+
+    @classmethod
+    def of_each(cls, laws: Iterable[WeightLaw], solver: Optimizer, slots: Slots) -> list[_BernoulliSlot]:
+        made = [cls(law, law.natural, solver.state[law.natural]) for law in laws if isinstance(law, Bernoulli)]
+        slots.of.update({slot.law: slot for slot in made})
+        return made
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """Of the surrogate it draws through, in the law's geometry."""
+        assert self.surrogate is not None
+        return _relaxation(self.surrogate, self.law)
+
+    def serves(self, surrogate: Surrogate) -> bool:
+        damped = isinstance(self.law, Bernoulli) and isinstance(self.law.geometry, DampedBernoulliFisher)
+        return isinstance(surrogate, FlooredRelaxedSign if damped else RelaxedSign)
+
+    def new_noise(self, rng: Rng) -> Key:
+        return new_key(rng)
+
+    def draw(self, weights: Tensor, noise: Key, surrogate: Surrogate) -> None:
+        natural = self.parameter.detach()
+        self.factor = torch.empty_like(natural)
+        relaxation = _relaxation(surrogate, self.law)
+        _path(natural).bernoulli_draw(natural, weights, self.factor, key=noise, relaxation=relaxation)
+
+    def law_noise(self, noise: Key) -> Tensor:
+        return logistic(self.parameter.detach(), noise)
+
+    def prior(self) -> Tensor | None:
+        """The prior's natural parameter; None where it is 0 everywhere, so that a pass need not read it."""
+        assert isinstance(self.law, Bernoulli)
+        prior = self.law.prior
+        if self._prior is None or self._prior[0] != stamp(prior):
+            self._prior = stamp(prior), not prior.any()
+        return None if self._prior[1] else prior
+
+    def pulled_back(self) -> Tensor:
+        """The gradient of the parameter, by the law's own pull-back."""
+        assert self.gradient is not None and self.surrogate is not None
+        noise = self.law_noise(self.state["noise"])
+        (pulled,) = self.law.pull_back(noise, self.gradient * self.surrogate.slope(self.law.latent(noise)))
+        return pulled
+
+
+def _relaxation(surrogate: Surrogate, law: WeightLaw) -> Relaxation:
+    geometry = law.coordinates()[0].geometry
+    if isinstance(surrogate, FlooredRelaxedSign) and isinstance(geometry, DampedBernoulliFisher):
+        return Relaxation(surrogate.temperature, math.inf, surrogate.slope_floor, geometry.damping)
+    assert isinstance(surrogate, RelaxedSign) and isinstance(geometry, BernoulliFisher)
+    return Relaxation(surrogate.temperature, geometry.bound)
+
+
+def _path(*arrays: Tensor | None) -> ModuleType:
+    """The module whose functions run the pass on these tensors."""
+    native.warn_once()
+    return native if native.serves(*arrays) else passes
+
+
+def _bound(law: WeightLaw) -> float:
+    geometry = law.coordinates()[0].geometry
+    return geometry.bound if isinstance(geometry, Box) else math.inf
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _reset(solver: Optimizer, slots: Iterable[Slot]) -> None:
+    for slot in slots:
+        slot.reset(solver.state[slot.parameter])
+
+
+def _described(law: WeightLaw) -> str:
+    geometries = " and ".join(type(c.geometry).__name__ for c in law.coordinates())
+    return f"a {type(law).__name__} in {geometries}"
