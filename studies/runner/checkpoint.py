@@ -55,7 +55,8 @@ class Checkpoint:
             self.path.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the folder {self.path.parent}: {error.strerror or error}") from error
-        write_whole(self.path, hashlib.sha256(packed.getbuffer()).digest() + packed.getvalue())
+        content = packed.getbuffer()
+        write_whole(self.path, hashlib.sha256(content).digest(), content)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -78,7 +79,7 @@ class Checkpoint:
 
 def unpacked(path: Path, file: bytes) -> dict[str, Any]:
     """The content of a checkpoint file, whosever it is. Raises CheckpointRefused where it is damaged or not ours."""
-    if hashlib.sha256(file[DIGEST:]).digest() != file[:DIGEST]:
+    if hashlib.sha256(memoryview(file)[DIGEST:]).digest() != file[:DIGEST]:
         raise CheckpointRefused(f"checkpoint {path} is damaged: its checksum differs; put back a copy, {ANEW}")
     try:
         kept: dict[str, Any] = torch.load(io.BytesIO(file[DIGEST:]), map_location="cpu", weights_only=True)

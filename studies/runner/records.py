@@ -193,12 +193,12 @@ def _absent(record: Record) -> str | None:
     return next((f"config.{name}" for name in SAME_CELL if not isinstance(config, dict) or name not in config), None)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it. Raises StorageError, leaving what was there."""
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file of these parts under a temporary name and rename it. Raises StorageError, leaving what was there."""
     temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -206,7 +206,7 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         free = _size(shutil.disk_usage(path.parent).free) if path.parent.exists() else "an unknown amount"
         raise StorageError(
-            f"cannot write {path} ({_size(len(content))}, {free} free): {error.strerror or error}\n"
+            f"cannot write {path} ({_size(sum(map(len, parts)))}, {free} free): {error.strerror or error}\n"
             "make room or choose another folder with --out DIR; what is finished is kept, the same command continues"
         ) from error
 

@@ -173,6 +173,20 @@ def test_every_method_is_continued_bit_for_bit(long, killed, numbers, tmp_path, 
     assert whole["status"] == "finished" and numbers(again) == numbers(whole)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", methods.LISTED_FIRST)
+def test_a_cell_on_a_gpu_is_continued_bit_for_bit_and_not_on_a_cpu(long, killed, numbers, tmp_path, method):
+    chosen = dataclasses.replace(long(method), device="cuda")
+    (whole,) = _run([chosen], tmp_path / "whole", every=0.0)
+    killed(7, lambda: _run([chosen], tmp_path / "out"))
+    (path,) = (tmp_path / "out" / "checkpoints").iterdir()
+    with pytest.raises(CheckpointRefused, match="was written on cuda, this cell runs on cpu"):
+        _checkpoint(long(method), path).load()
+    (again,) = _run([chosen], tmp_path / "out")
+    assert numbers(again) == numbers(whole)
+
+
 def test_a_cell_killed_again_and_again_goes_on_from_the_last_checkpoint(long, killed, numbers, tmp_path):
     chosen = long()
     (whole,) = _run([chosen], tmp_path / "whole", every=0.0)
