@@ -1,5 +1,6 @@
 """Low-rank relaxation of the sign constraint, trained by Burer-Monteiro descent on unit rows. VISPA (NeurIPS 2024)."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -45,24 +46,25 @@ def lowrank_sdp(
     rows: Literal["retract", "reparam", "none"] = "retract",
     law: Literal["homogenised", "symmetric"] = "homogenised",
     diagonal: float = 0.3,
-    init: float = 0.2,
     slope_window: float = 1.0,
 ) -> Method:
-    """rank: columns of Z, the mean column not counted. init: half-width of the means' uniform start; scale0: typical
-    length of a row of Z beside it, before the row is made a unit vector. momentum: bias-corrected average of gradients.
+    """lr: of gradient descent on the rows, momentum its bias-corrected average. rank: columns of Z, the mean column not
+    counted. scale0: initial length of a row of Z (root mean square) beside means from U(-1, 1), before rows are made
+    unit vectors; at 0 they would freeze, each at the sign it has.
 
     estimator: the training pass sees sign(z) (rounded, straight through), z (smooth, exact for the relaxed loss), or
     E[w | eps] of the law with an independent part of deviation `diagonal` (conditional). rows: unit by retraction
     after each step (retract), by the law's own division (reparam), or free (none). law: with a mean column
     (homogenised) or without (symmetric). slope_window: of a binary activation's slope.
     """
-    _check(estimator, rows, law, rank, scale0, init)
+    _check(estimator, rows, law, rank)
+    _require_positive(scale0=scale0, diagonal=diagonal)
     activations = SignActivation(ClippedStraightThrough(slope_window))
     geometry, chart = ROWS[rows]
     options: dict[str, Any] = {"geometry": geometry, "chart": chart}
 
     def make_law(shape: torch.Size, rng: Rng) -> LowRank:
-        means = init * initial_uniform(shape, rng)
+        means = initial_uniform(shape, rng)
         columns = scale0 * rank**-0.5 * initial_columns(shape, rank, rng)
         if law == "symmetric":
             return SymmetricLowRank(UnitRows().project(columns), **options)
@@ -83,7 +85,7 @@ def lowrank_sdp(
     )
 
 
-def _check(estimator: str, rows: str, law: str, rank: int, scale0: float, init: float) -> None:
+def _check(estimator: str, rows: str, law: str, rank: int) -> None:
     for key, value, allowed in (
         ("estimator", estimator, tuple(READINGS)),
         ("rows", rows, tuple(ROWS)),
@@ -95,9 +97,11 @@ def _check(estimator: str, rows: str, law: str, rank: int, scale0: float, init: 
         raise ValueError(
             f"lowrank-sdp: rank={rank}, but the correlated part needs at least one column (use gaussian-vi for none)"
         )
-    if not scale0 > 0:
-        raise ValueError(f"scale0 must be > 0: with Z = 0 unit rows freeze at mu = +-1 (got {scale0})")
-    if not 0 < init:
-        raise ValueError(f"init must be > 0: the half-width of the means' start (got {init})")
     if (estimator, law) == ("conditional", "symmetric"):
         raise ValueError("estimator=conditional needs law=homogenised: there is no symmetric law with a diagonal part")
+
+
+def _require_positive(**given: float) -> None:
+    for key, value in given.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"lowrank-sdp: {key} must be finite and > 0 (got {value})")

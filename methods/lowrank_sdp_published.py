@@ -50,6 +50,10 @@ def lowrank_sdp_published(
     lr, momentum, weight_decay: of one torch SGD (heavy ball, decay added to the gradient) over every parameter, M, Z
     and batch norm's alike. rank: columns of Z. precision: S, the noise is r ~ N(0, 1/S).
     """
+    if rank < 1:
+        raise ValueError(
+            f"lowrank-sdp-published: rank={rank}, but Z needs at least one column (use gaussian-vi for none)"
+        )
     if not (precision > 0 and math.isfinite(precision)):
         raise ValueError(f"precision must be finite and > 0: the noise has variance 1 / precision (got {precision})")
     activations = SignActivation(ApproxSign())
