@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from core.architectures import InputForm, build
 from core.claims import laws
@@ -332,8 +333,10 @@ def propagated_by_hand(model, x: torch.Tensor) -> Gaussian:
             for s in signals
         ]
         m, v = linear[0].mean.mean(0), linear[0].variance.mean(0) + linear[0].mean.var(0)
-        scale = (v + norm.eps).rsqrt()
-        normal = [Gaussian((s.mean - m) * scale, s.variance * scale.square()) for s in linear]
+        scale, shift = (v + norm.eps).rsqrt(), torch.zeros(())
+        if norm.weight is not None:
+            scale, shift = scale * norm.weight.detach(), norm.bias.detach()
+        normal = [Gaussian((s.mean - m) * scale + shift, s.variance * scale.square()) for s in linear]
         if i == len(norms) - 1:
             return normal[1]
         p = [2 * torch.special.ndtr(s.mean / s.variance.sqrt()) - 1 for s in normal]
@@ -341,9 +344,10 @@ def propagated_by_hand(model, x: torch.Tensor) -> Gaussian:
     raise AssertionError("a network has layers")
 
 
+@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("read", [means, log_positive], ids=lambda f: f.__name__)
-def test_the_propagate_rule_is_the_pass_of_moments_under_its_own_statistics(read):
-    model = network()
+def test_the_propagate_rule_is_the_pass_of_moments_under_its_own_statistics(read, affine):
+    model = network(affine=affine)
     got = scores(model, propagate(PropagatedSign(), read, bits=32))
     torch.testing.assert_close(got, read(propagated_by_hand(model, TEST)), rtol=1e-10, atol=1e-11)
 
@@ -387,6 +391,87 @@ def test_every_mean_gets_a_gradient_from_one_pass_though_its_mode_could_not():
     model, method = network(), make("blrnet")
     labels = torch.arange(len(TEST)) % CLASSES
     method.loss(model(TEST, method.train(0.0).during(Training(), Tape()), generator("pass")), labels).backward()
+    for _, law in laws(model):
+        assert law.natural.grad.isfinite().all()
+        assert (law.natural.grad != 0).to(F64).mean() > 0.99
+
+
+# -------------------------------------------------------------------------------------------------------- convolutions
+
+IMAGE = InputForm(25, shape=(1, 5, 5))
+
+
+def convolutional() -> torch.nn.Module:
+    """3C3-MP2-2C3-MP2-4FC-3 on 5 x 5 images, padding 1, signs, stochastic batch norm."""
+
+    def law(shape: torch.Size, rng: torch.Generator) -> Bernoulli:
+        return Bernoulli(0.6 * torch.randn(shape, generator=rng))
+
+    options = {"channels": (3, 2), "units": 4, "activation": "sign", "affine": True}
+    return build("lenet", IMAGE, CLASSES, law, generator("images"), "stochastic", **options).double()
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.randn((n, 1, 5, 5), generator=generator("images", n), dtype=F64) + 0.7
+
+
+def every_filter(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All 512 filters of 3 x 3 signs and their probabilities under means theta (1, 3, 3)."""
+    bank = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=F64)] * 9)
+    return bank.view(512, 1, 3, 3), ((1 + bank * theta.flatten()) / 2).prod(1)
+
+
+def test_propagated_statistics_of_a_convolution_are_those_of_all_filters_at_every_position():
+    model, x = convolutional(), images(20)
+    statistics = reestimate(model, Reading(Moments(), StochasticSign()), x, generator("unused"))
+    name, law = next(iter(statistics.layers)), next(law for _, law in laws(model))
+    for channel, theta in enumerate(law.mean().detach()):
+        bank, p = every_filter(theta)
+        sums = F.conv2d(x, bank, padding=1)  # (20, 512, 5, 5)
+        mean = torch.einsum("bfhw,f->bhw", sums, p)
+        variance = torch.einsum("bfhw,f->bhw", (sums - mean[:, None]).square(), p)
+        torch.testing.assert_close(statistics.mean(name)[channel], mean.mean(), **CLOSE)
+        torch.testing.assert_close(statistics.variance(name)[channel], variance.mean() + mean.var(), **CLOSE)
+        scalar_taps = (x.square().mean() * 9 - F.conv2d(x.square(), theta[None].square(), padding=1)).mean()
+        assert abs(scalar_taps - variance.mean()) > 0.1  # nine taps everywhere: wrong at the border
+
+
+def test_a_drawn_convolutional_network_is_plain_convolutions_under_its_own_statistics():
+    model, train, test = convolutional(), images(60), images(7)
+    reading = Reading(drawn_weights(model, generator("draw")), SIGNS)
+    weights = weights_of(model, reading.weights.weights.__getitem__)
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+
+    def normal(h: torch.Tensor, by: torch.Tensor, norm: BatchNorm, *, unbiased: bool) -> torch.Tensor:
+        entries = by.movedim(1, 0).flatten(1)
+        per_channel = (1, -1) + (1,) * (h.ndim - 2)
+        mean, variance = entries.mean(1).view(per_channel), entries.var(1, unbiased=unbiased).view(per_channel)
+        return (h - mean) / (variance + norm.eps).sqrt()  # gain 1 and bias 0 at the start
+
+    def signs(h: torch.Tensor) -> torch.Tensor:
+        return torch.where(h < 0, -1.0, 1.0).to(F64)
+
+    seen, x = train, test
+    for w, norm in zip(weights[:2], norms[:2], strict=True):
+        seen, x = (F.conv2d(v, w, padding=1) for v in (seen, x))
+        seen, x = normal(seen, seen, norm, unbiased=False), normal(x, seen, norm, unbiased=True)
+        seen, x = (signs(F.max_pool2d(v, 2)) for v in (seen, x))
+    seen, x = seen.flatten(1), x.flatten(1)
+    for i, (w, norm) in enumerate(zip(weights[2:], norms[2:], strict=True)):
+        seen, x = seen @ w.T, x @ w.T
+        seen, x = normal(seen, seen, norm, unbiased=False), normal(x, seen, norm, unbiased=True)
+        if i == 0:
+            seen, x = signs(seen), signs(x)
+    statistics = reestimate(model, reading, train, generator("unused"))
+    torch.testing.assert_close(logits(model, reading, statistics, test, generator("unused")), x, **CLOSE)
+
+
+def test_a_training_pass_of_a_convolutional_network_reaches_every_mean_and_draws_no_weight():
+    model, method, tape = convolutional(), make("blrnet"), Tape()
+    x = images(30)
+    output = model(x, method.train(0.0).during(Training(), tape), generator("pass"))
+    method.loss(output, torch.arange(30) % CLASSES).backward()
+    assert tape.drawn == []
     for _, law in laws(model):
         assert law.natural.grad.isfinite().all()
         assert (law.natural.grad != 0).to(F64).mean() > 0.99

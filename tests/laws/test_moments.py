@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from scipy import stats
 
 from core.contractions import Convolution, Dense
-from core.interface import UnsupportedReading, WeightLaw
-from core.laws import Bernoulli, Point
+from core.gaussian_laws import UnitGaussian
+from core.interface import Reading, UnsupportedReading, WeightLaw
+from core.laws import Bernoulli, Point, Real
 from core.moments import Moments, PropagatedSign, StochasticSign, log_positive, sign_natural
 from core.ops import sign
 from core.readings import Fixed
 from core.signals import Gaussian
+from core.spatial import BinaryConv2d
 
 F64 = torch.float64
 # enumerated sums of at most 2^18 terms of size below 100, weighted by probabilities: 1e-16 * 100 * sqrt(2^18) < 1e-11
@@ -55,9 +57,12 @@ def signal(phi: torch.Tensor) -> Gaussian:
 
 def moments(contract, theta: torch.Tensor, x) -> Gaussian:
     """What the code says: the pre-activations of a law of means theta."""
-    out = Moments()(law_of(theta), contract, x, seeded(), None)
-    assert isinstance(out, Gaussian)
-    return Gaussian(out.mean.detach(), out.variance.detach())
+    return detached(Moments()(law_of(theta), contract, x, seeded(), None))
+
+
+def detached(h) -> Gaussian:
+    assert isinstance(h, Gaussian)
+    return Gaussian(h.mean.detach(), h.variance.detach())
 
 
 def weighted(values: torch.Tensor, p: torch.Tensor) -> Gaussian:
@@ -192,6 +197,38 @@ def test_moments_of_a_convolution_of_random_images_are_exact_up_to_the_border(ca
     exact = convolution_exact_of_random_images(contract, theta, phi)
     contract = Convolution(contract.stride, contract.padding, contract.groups, signs=declared)
     assert_same(moments(contract, theta, signal(phi[None])), exact)
+
+
+@EVERY_CONVOLUTION
+def test_the_convolution_layer_is_its_contraction_under_moments(case):
+    contract, theta, phi = means_of(case)
+    law = law_of(theta)
+    layer = BinaryConv2d(law, stride=contract.stride, padding=contract.padding, groups=contract.groups)
+    reading = Reading(Moments(), PropagatedSign())
+    images = sign(torch.randn(2, *phi.shape, generator=seeded(), dtype=F64))
+    fixed, random = (layer(x, reading, seeded()) for x in (images, signal(phi[None])))
+    assert_same(detached(fixed), convolution_exact(contract, theta, images))
+    assert_same(detached(random), convolution_exact_of_random_images(contract, theta, phi))
+
+
+@pytest.mark.parametrize("law_of_weights", [Point, Bernoulli, UnitGaussian], ids=lambda kind: kind.__name__)
+def test_moments_of_every_independent_law_are_those_of_signs_of_its_means(law_of_weights):
+    law = law_of_weights(uniform(3, 6))
+    x, theta = torch.randn(4, 6, generator=seeded(), dtype=F64), law.mean().detach()
+    assert_same(detached(Moments()(law, Dense(), x, seeded(), None)), dense_exact(theta, x))
+    phi = uniform(6, seed=2)
+    random = Moments()(law, Dense(), signal(phi[None]), seeded(), None)
+    assert_same(detached(random), dense_exact(theta, configurations(6), probabilities(phi)))
+
+
+def test_real_weights_carry_no_variance_of_their_own():
+    law, x, phi = Real(3 * uniform(3, 6)), torch.randn(4, 6, generator=seeded(), dtype=F64), uniform(6, seed=2)
+    weights = law.mean().detach()
+    fixed = Moments()(law, Dense(), x, seeded(), None)
+    assert isinstance(fixed, torch.Tensor) and torch.equal(fixed, x @ weights.T)
+    random = Moments()(law, Dense(), signal(phi[None]), seeded(), None)
+    exact = weighted(configurations(6) @ weights.T, probabilities(phi))
+    assert_same(detached(random), Gaussian(exact.mean[None], exact.variance[None]))
 
 
 def test_moments_are_those_of_sampled_weights_in_a_layer_too_large_to_enumerate():
@@ -543,6 +580,15 @@ def functional(natural: torch.Tensor) -> Bernoulli:
     del law.natural
     law.natural = natural
     return law
+
+
+@pytest.mark.parametrize("variance", [1e-5, 1e-3, 1.0])
+def test_the_floor_under_the_variance_leaves_variances_above_it_alone(variance):
+    # At 1e-6, a thousandth of what batch norm makes the deviation: a wider one would blur thresholds of sure layers.
+    z = torch.tensor([-3.0, -0.5, 0.0, 1.0], dtype=F64)
+    h = Gaussian(z * math.sqrt(variance), torch.full_like(z, variance))
+    expected = 2 * torch.special.ndtr(z) - 1
+    torch.testing.assert_close(PropagatedSign()(h, seeded()).mean, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_everything_is_finite_where_the_variance_is_zero_and_the_mean_too():

@@ -4,6 +4,7 @@ Peters & Welling 2018. Frequencies against closed forms and quadrature; the wron
 seen to be wrong.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from scipy import integrate, special, stats
 
-from core.interface import UnsupportedReading
+from core.interface import Reading, UnsupportedReading
 from core.moments import (
+    Moments,
     PropagatedSign,
     StochasticSign,
     bce_of_signs,
@@ -27,6 +29,7 @@ from core.moments import (
 )
 from core.ops import sign
 from core.signals import Gaussian
+from core.spatial import MaxPool
 
 F64 = torch.float64
 MEANS = torch.tensor([-4.0, -1.0, -0.2, 0.0, 0.5, 1.5, 3.0], dtype=F64)
@@ -423,6 +426,34 @@ def test_windows_without_variance_are_pooled_as_ordinary_max_pooling_does():
     mean = torch.randn(50, 4, generator=seeded(), dtype=F64)
     out = sampled_maximum(Gaussian(mean, torch.zeros_like(mean)), seeded())
     assert torch.equal(out.mean, mean.amax(-1))
+
+
+@pytest.mark.parametrize("image", [(4, 4), (5, 4), (2, 7)])
+def test_the_pooling_layer_chooses_within_each_window_of_the_image(image):
+    # Every entry has its own mean, and variance mean^2: what comes out says where it came from.
+    height, width = image
+    mean = torch.arange(1.0, 1 + 2 * height * width, dtype=F64).view(1, 2, height, width)
+    n = 4000
+    h = Gaussian(mean.expand(n, -1, -1, -1), mean.square().expand(n, -1, -1, -1))
+    out = MaxPool(2)(h, Reading(Moments(), StochasticSign()), seeded())
+    assert out.shape == (n, 2, height // 2, width // 2)
+    assert torch.equal(out.variance, out.mean.square())  # one index for both
+    for c, i, j in itertools.product(range(2), range(height // 2), range(width // 2)):
+        window = mean[0, c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten()
+        values, counts = out.mean[:, c, i, j].unique(return_counts=True)
+        assert set(values.tolist()) <= set(window.tolist())
+        assert len(values) == 4 and counts.max() < n  # not the largest mean alone
+    ordinary = MaxPool(2)(mean, Reading(Moments(), StochasticSign()), seeded())
+    assert torch.equal(ordinary, F.max_pool2d(mean, 2))
+
+
+def test_the_pooling_layer_passes_each_entry_as_often_as_it_is_the_largest():
+    mean, variance = (v.view(1, 1, 2, 2) for v in WINDOWS["four"])
+    n, p = 50_000, p_largest("four")
+    h = Gaussian(mean.expand(n, -1, -1, -1), variance.expand(n, -1, -1, -1))
+    out = MaxPool(2)(h, Reading(Moments(), StochasticSign()), seeded()).map(lambda moment: moment.flatten())
+    share = torch.bincount(chosen("four", out), minlength=4) / n
+    assert ((share - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
 
 
 def test_the_gradient_flows_to_the_chosen_pair_and_to_nothing_else():
