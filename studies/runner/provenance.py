@@ -12,9 +12,10 @@ import torch
 import core
 import methods
 import solvers
+from core import native
 from studies.runner.cells import Cell, Provenance
 
-COMPILED = False  # core has no compiled path yet; when it has one, whether it runs is part of every key
+SOURCES = (".py", ".cpp", ".h")  # what a package's numbers come from
 
 
 def provenance(cell: Cell, data: Mapping[str, str]) -> Provenance:
@@ -29,15 +30,15 @@ def provenance(cell: Cell, data: Mapping[str, str]) -> Provenance:
         solvers_source=source_hash(_folder(solvers)),
         torch_version=torch.__version__.partition("+")[0],
         device_type=torch.device(cell.device).type,
-        compiled=COMPILED,
+        compiled=native.info().path == "native",
         data=dict(data),
     )
 
 
 def source_hash(folder: Path) -> str:
-    """SHA-256 over the sorted .py files below `folder`: relative names and contents, with their lengths."""
+    """SHA-256 over the sorted source files below `folder`: relative names and contents, with their lengths."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in SOURCES):
         for part in (path.relative_to(folder).as_posix().encode(), path.read_bytes()):
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from core.contractions import Dense
 from core.geometry import BernoulliFisher, Box, DampedBernoulliFisher, Euclidean
 from core.interface import Coordinate, Tape
 from core.laws import Bernoulli, Point
@@ -157,7 +157,7 @@ def test_the_whole_straight_through_step_is_adam_at_the_signs_then_a_clip(dtype,
         x, target = torch.randn(8, 5, generator=rng, dtype=dtype), torch.randn(8, 3, generator=rng, dtype=dtype)
         tape = Tape()
         solver.zero_grad()
-        (Draw(StraightThrough())(law, F.linear, x, rng, tape) - target).square().mean().backward()
+        (Draw(StraightThrough())(law, Dense(), x, rng, tape) - target).square().mean().backward()
         tape.pull_back()
         solver.step()
 
