@@ -17,7 +17,7 @@ KERNELS = ("point", "bernoulli", "lowrank")  # one file a family
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
 OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-COMMON = ["-std=c++17", "-fvisibility=hidden"]
+COMMON = ["-std=c++17", "-fvisibility=hidden", "-g0"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = {"portable": []} | (
     {

@@ -68,6 +68,13 @@ class Slot(ABC):
         self._next, self._taken, self._spent = self.new_noise(rng), True, False
         return Ahead(self, self._weights.detach().requires_grad_(), surrogate)
 
+    def pulled_back(self) -> Tensor:
+        """The gradient of the parameter, by the law's own pull-back, where a fused pass does not apply."""
+        assert self.gradient is not None and self.surrogate is not None
+        noise = self.law_noise(self.state["noise"])
+        (pulled,) = self.law.pull_back(noise, self.gradient * self.surrogate.slope(self.law.latent(noise)))
+        return pulled
+
     def law_shaped(self) -> Tensor:
         """A tensor of the weights' shape, dtype and device."""
         return self.parameter.detach()

@@ -47,11 +47,11 @@ class FusedAdam(Optimizer):
         chosen = list(laws)
         for law in chosen:
             if not (isinstance(law, Point) and isinstance(law.geometry, (Box, Euclidean))):
-                raise ValueError(f"FusedAdam moves Point laws in a Box, not {_described(law)}; use GeometricAdam")
+                raise ValueError(f"FusedAdam moves Point laws in a Box, not {described(law)}; use GeometricAdam")
         super().__init__(
             [c.parameter for law in chosen for c in law.coordinates()], {"lr": lr, "betas": betas, "eps": eps}
         )
-        self._slots = _PointSlot.of_each(chosen, self, slots)
+        self.slots = _PointSlot.of_each(chosen, self, slots)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -62,7 +62,7 @@ class FusedAdam(Optimizer):
         """One step on every law whose drawn weights, or parameter, have a gradient; then the next signs."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         group = self.param_groups[0]
-        for slot in self._slots:
+        for slot in self.slots:
             gradient = _sum(slot.gradient, slot.parameter.grad)
             if gradient is not None:
                 self._move(slot, gradient, group)
@@ -71,13 +71,13 @@ class FusedAdam(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Also forgets what was pulled back from drawn weights."""
         super().zero_grad(set_to_none)
-        for slot in self._slots:
+        for slot in self.slots:
             slot.forget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Also has every slot draw again, from the loaded state."""
         super().load_state_dict(state_dict)
-        _reset(self, self._slots)
+        reset(self, self.slots)
 
     def _move(self, slot: _PointSlot, gradient: Tensor, group: dict[str, Any]) -> None:
         latent, state, (beta1, beta2) = slot.parameter, self.state[slot.parameter], group["betas"]
@@ -86,7 +86,7 @@ class FusedAdam(Optimizer):
         state["step"] += 1
         weights = slot.weights if slot.gradient is not None else torch.empty_like(latent)
         arrays = (gradient.contiguous(), latent.detach(), state["exp_avg"], state["exp_avg_sq"], weights)
-        _path(*arrays).point_adam(
+        path(*arrays).point_adam(
             *arrays,
             rate=group["lr"] / (1 - beta1 ** state["step"]),
             betas=(beta1, beta2),
@@ -98,7 +98,65 @@ class FusedAdam(Optimizer):
             slot.moved()
 
 
-class FusedLearningRule(GeometricSGD):
+class FusedSGD(GeometricSGD):
+    """What fused forms of GeometricSGD share: one slot a law, and the plain rule for gradients of several passes."""
+
+    slots: list[Any]  # of a class that the subclass knows
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step on every law whose drawn weights, or parameter, have a gradient; then the next draw."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        group = self.param_groups[0]
+        for slot in self.slots:
+            if slot.gradient is not None and slot.parameter.grad is None:
+                self.move_and_draw(slot, slot.gradient.contiguous(), group)
+                slot.moved()
+            elif slot.gradient is not None or slot.parameter.grad is not None:
+                self._move_plainly(slot, group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Also forgets what was pulled back from drawn weights."""
+        super().zero_grad(set_to_none)
+        for slot in self.slots:
+            slot.forget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also has every slot draw again, from the loaded state."""
+        super().load_state_dict(state_dict)
+        reset(self, self.slots)
+
+    def move_and_draw(self, slot: Any, gradient: Tensor, group: dict[str, Any]) -> None:
+        """The fused pass: the subclass's. gradient: with respect to the drawn weights, contiguous."""
+        raise NotImplementedError
+
+    def velocity_and_rate(self, slot: Slot, group: dict[str, Any]) -> tuple[Tensor | None, float]:
+        """The average to update (None without momentum) and lr / (1 - momentum^t), t counting this step."""
+        state, momentum = self.state[slot.parameter], group["momentum"]
+        if not momentum:
+            return None, group["lr"]
+        if "velocity" not in state:
+            state |= {"step": 0, "velocity": torch.zeros_like(slot.parameter)}
+        state["step"] += 1
+        return state["velocity"], group["lr"] / (1 - momentum ** state["step"])
+
+    def _move_plainly(self, slot: Slot, group: dict[str, Any]) -> None:
+        """Gradients of several passes: pull back what is left to pull back, add, and take GeometricSGD's step."""
+        before = slot.parameter.grad
+        if slot.gradient is not None:
+            slot.parameter.grad = _sum(slot.pulled_back(), before)
+        self._move(slot.parameter, self._coordinates[id(slot.parameter)], group)
+        slot.parameter.grad = before
+        if slot.gradient is not None:
+            slot.undraw()
+
+
+class FusedLearningRule(FusedSGD):
     """GeometricSGD on Bernoulli laws, relaxed weights drawn ahead: the Bayesian learning rule in one pass.
 
     Khan & Rue; Meng, Bachmann & Khan 2020, in the geometry BernoulliFisher or as their released code computes it
@@ -119,68 +177,26 @@ class FusedLearningRule(GeometricSGD):
         for law in chosen:
             if not (isinstance(law, Bernoulli) and isinstance(law.geometry, (BernoulliFisher, DampedBernoulliFisher))):
                 raise ValueError(
-                    f"FusedLearningRule moves Bernoulli laws in their Fisher geometry, not {_described(law)}; "
+                    f"FusedLearningRule moves Bernoulli laws in their Fisher geometry, not {described(law)}; "
                     "use GeometricSGD"
                 )
         coordinates = [c for law in chosen for c in law.coordinates()]
         super().__init__(coordinates, lr=lr, scale=scale, momentum=momentum, decay=decay)
-        self._slots = _BernoulliSlot.of_each(chosen, self, slots)
+        self.slots = _BernoulliSlot.of_each(chosen, self, slots)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step on every law whose drawn weights, or parameter, have a gradient; then the next draw."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        group = self.param_groups[0]
-        for slot in self._slots:
-            if slot.gradient is not None and slot.parameter.grad is None:
-                self._move_and_draw(slot, slot.gradient, group)
-            elif slot.gradient is not None or slot.parameter.grad is not None:
-                self._move_plainly(slot, group)
-        return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Also forgets what was pulled back from drawn weights."""
-        super().zero_grad(set_to_none)
-        for slot in self._slots:
-            slot.forget()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Also has every slot draw again, from the loaded state."""
-        super().load_state_dict(state_dict)
-        _reset(self, self._slots)
-
-    def _move_and_draw(self, slot: _BernoulliSlot, gradient: Tensor, group: dict[str, Any]) -> None:
-        natural, state, momentum = slot.parameter, self.state[slot.parameter], group["momentum"]
-        if momentum and "velocity" not in state:
-            state |= {"step": 0, "velocity": torch.zeros_like(natural)}
-        if momentum:
-            state["step"] += 1
-        velocity = state["velocity"] if momentum else None
-        arrays = (gradient.contiguous(), slot.prior(), natural.detach(), velocity, slot.weights, slot.factor)
-        _path(*arrays).bernoulli_step(
+    def move_and_draw(self, slot: _BernoulliSlot, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Pull-back, the learning rule and the next draw."""
+        velocity, rate = self.velocity_and_rate(slot, group)
+        arrays = (gradient, slot.prior(), slot.parameter.detach(), velocity, slot.weights, slot.factor)
+        path(*arrays).bernoulli_step(
             *arrays,
             key=slot.next_noise,
             relaxation=slot.relaxation,
             scale=group["scale"],
-            rate=group["lr"] / (1 - momentum ** state["step"] if momentum else 1.0),
-            momentum=momentum,
+            rate=rate,
+            momentum=group["momentum"],
             decay=group["decay"],
         )
-        slot.moved()
-
-    def _move_plainly(self, slot: _BernoulliSlot, group: dict[str, Any]) -> None:
-        """Gradients of several passes: pull back what is left to pull back, add, and take GeometricSGD's step."""
-        before = slot.parameter.grad
-        if slot.gradient is not None:
-            slot.parameter.grad = _sum(slot.pulled_back(), before)
-        self._move(slot.parameter, self._coordinates[id(slot.parameter)], group)
-        slot.parameter.grad = before
-        if slot.gradient is not None:
-            slot.undraw()
 
 
 class _PointSlot(Slot):
@@ -234,7 +250,7 @@ class _BernoulliSlot(Slot):
         natural = self.parameter.detach()
         self.factor = torch.empty_like(natural)
         relaxation = _relaxation(surrogate, self.law)
-        _path(natural).bernoulli_draw(natural, weights, self.factor, key=noise, relaxation=relaxation)
+        path(natural).bernoulli_draw(natural, weights, self.factor, key=noise, relaxation=relaxation)
 
     def law_noise(self, noise: Key) -> Tensor:
         return logistic(self.parameter.detach(), noise)
@@ -247,13 +263,6 @@ class _BernoulliSlot(Slot):
             self._prior = stamp(prior), not prior.any()
         return None if self._prior[1] else prior
 
-    def pulled_back(self) -> Tensor:
-        """The gradient of the parameter, by the law's own pull-back."""
-        assert self.gradient is not None and self.surrogate is not None
-        noise = self.law_noise(self.state["noise"])
-        (pulled,) = self.law.pull_back(noise, self.gradient * self.surrogate.slope(self.law.latent(noise)))
-        return pulled
-
 
 def _relaxation(surrogate: Surrogate, law: WeightLaw) -> Relaxation:
     geometry = law.coordinates()[0].geometry
@@ -263,7 +272,7 @@ def _relaxation(surrogate: Surrogate, law: WeightLaw) -> Relaxation:
     return Relaxation(surrogate.temperature, geometry.bound)
 
 
-def _path(*arrays: Tensor | None) -> ModuleType:
+def path(*arrays: Tensor | None) -> ModuleType:
     """The module whose functions run the pass on these tensors."""
     native.warn_once()
     return native if native.serves(*arrays) else passes
@@ -278,11 +287,13 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _reset(solver: Optimizer, slots: Iterable[Slot]) -> None:
+def reset(solver: Optimizer, slots: Iterable[Slot]) -> None:
+    """After a load: every slot looks at its new state and draws again."""
     for slot in slots:
         slot.reset(solver.state[slot.parameter])
 
 
-def _described(law: WeightLaw) -> str:
+def described(law: WeightLaw) -> str:
+    """A law and where its parameters live, for messages."""
     geometries = " and ".join(type(c.geometry).__name__ for c in law.coordinates())
     return f"a {type(law).__name__} in {geometries}"

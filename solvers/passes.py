@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.counter import Key, logistic
+from core.geometry import UnitRows
 from core.native import Relaxation
 from core.ops import sign
 
@@ -106,7 +107,7 @@ def lowrank_step(
             direction = velocity[k].mul_(momentum).add_(direction, alpha=1 - momentum)
         row.sub_(direction, alpha=rate)
     if unit:
-        rows.div_(torch.linalg.vector_norm(rows, dim=0))
+        rows.copy_(UnitRows().project(rows))
     lowrank_draw(rows, coefficients, weights)
 
 

@@ -71,8 +71,9 @@ BITRELAX_INLINE void step(const LowRankStep& a) {
             for (std::int64_t i = 0; i < n; ++i) radial[i] = 1.0f / __builtin_sqrtf(squares[i]);
             for (int k = 0; k <= a.rank; ++k) {
                 float* __restrict row = a.rows + k * a.size + start;
+                const float lost = k ? 0.0f : 1.0f;  // a zero vector has no direction: e_0, as UnitRows.project
                 BITRELAX_VECTOR
-                for (std::int64_t i = 0; i < n; ++i) row[i] *= radial[i];
+                for (std::int64_t i = 0; i < n; ++i) row[i] = squares[i] > 0.0f ? row[i] * radial[i] : lost;
             }
         }
         combine(a.rows + start, a.coefficients, a.rank, a.size, n, z);

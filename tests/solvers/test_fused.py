@@ -7,16 +7,18 @@ from core import native
 from core.claims import binary_laws, laws
 from core.contractions import Dense
 from core.counter import logistic
-from core.geometry import BernoulliFisher, Box, UnitRows
+from core.geometry import EUCLIDEAN, BernoulliFisher, Box, UnitRows
 from core.interface import Budget, Reading, Tape
 from core.laws import Bernoulli, Point
 from core.layers import BinaryLinear, Chain
+from core.low_rank import LowRank, SymmetricLowRank
 from core.ops import ClippedStraightThrough, RelaxedSign, StraightThrough
 from core.prefetch import Prefetched, Slots
 from core.readings import Draw, SignActivation
 from methods.bayesbinn import bayesbinn
 from solvers import passes
 from solvers.fused import FusedAdam, FusedLearningRule
+from solvers.fused_rows import FusedRows
 from solvers.geometric import GeometricAdam, GeometricSGD
 
 ACTIVATIONS = SignActivation(ClippedStraightThrough())
@@ -43,6 +45,12 @@ def bernoulli(dtype=torch.float32, seed=0) -> Bernoulli:
 def point(dtype=torch.float32, seed=0) -> Point:
     rng = torch.Generator().manual_seed(seed)
     return Point(2 * torch.rand(SHAPE, generator=rng, dtype=dtype) - 1, geometry=Box(0.8))
+
+
+def low_rank(geometry=None, dtype=torch.float32, seed=0) -> LowRank:
+    rng = torch.Generator().manual_seed(seed)
+    start = UnitRows().project(torch.randn(4, *SHAPE, generator=rng, dtype=dtype))
+    return LowRank(start, geometry=geometry or UnitRows())
 
 
 class Trained:
@@ -81,6 +89,14 @@ def plain_rule(law, slots, lr=0.05, momentum=0.9):
     return GeometricSGD(law.coordinates(), lr=lr, scale=20.0, momentum=momentum, decay=1.0)
 
 
+def rows(law, slots, momentum=0.9):
+    return FusedRows([law], slots=slots, lr=0.3, scale=2.0, momentum=momentum)
+
+
+def plain_rows(law, momentum=0.9):
+    return GeometricSGD(law.coordinates(), lr=0.3, scale=2.0, momentum=momentum)
+
+
 def adam(law, slots):
     return FusedAdam([law], slots=slots, lr=0.05)
 
@@ -107,6 +123,32 @@ def test_fused_learning_rule_is_draw_and_geometric_sgd_fed_the_same_noise(path, 
         assert (weights - twin).abs().max() <= error
         assert (ours.law.natural - plain.law.natural).abs().max() <= 20 * error
     assert (ours.law.natural - bernoulli(dtype).natural).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("geometry", [UnitRows(), EUCLIDEAN], ids=["unit", "free"])
+def test_fused_rows_are_draw_and_geometric_sgd_fed_the_same_normals(path, dtype, momentum, geometry):
+    ours = Trained(low_rank(geometry, dtype), lambda law, slots: rows(law, slots, momentum), StraightThrough())
+    plain = Trained(
+        low_rank(geometry, dtype), lambda law, slots: plain_rows(law, momentum), StraightThrough(), ahead=False
+    )
+    for step in range(1, 9):
+        ((weights, noise),) = ours.step()
+        plain.law.noise = lambda rng, noise=noise: noise
+        ((twin, _),) = plain.step()
+        assert torch.equal(weights, twin)
+        assert (ours.law.rows - plain.law.rows).abs().max() <= step * 40 * torch.finfo(dtype).eps
+    assert (ours.law.rows - low_rank(geometry, dtype).rows).abs().max() > 0.1
+    if isinstance(geometry, UnitRows):
+        assert (ours.law.rows.norm(dim=0) - 1).abs().max() <= 1e-6
+
+
+def test_a_zero_row_becomes_the_unit_vector_that_the_geometry_names(path):
+    law = LowRank(torch.zeros(3, 3, 5), geometry=UnitRows())
+    trained = Trained(law, lambda law, slots: FusedRows([law], slots=slots, lr=0.0), StraightThrough())
+    trained.step()
+    assert torch.equal(law.rows.detach(), UnitRows().project(torch.zeros(3, 3, 5)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -168,9 +210,13 @@ def test_a_pass_that_is_not_stepped_on_does_not_repeat_its_draw(path):
     assert law is tape.drawn[0].law
 
 
-@pytest.mark.parametrize("kind", ["rule", "adam"])
+@pytest.mark.parametrize("kind", ["rule", "adam", "rows"])
 def test_saved_state_continues_bit_for_bit(path, kind, through_file):
-    law, make, surrogate = (bernoulli, rule, RelaxedSign(0.3)) if kind == "rule" else (point, adam, StraightThrough())
+    law, make, surrogate = {
+        "rule": (bernoulli, rule, RelaxedSign(0.3)),
+        "adam": (point, adam, StraightThrough()),
+        "rows": (low_rank, rows, StraightThrough()),
+    }[kind]
     run, fresh = Trained(law(), make, surrogate), Trained(law(seed=1), make, surrogate)
     fresh.step()  # it holds a draw of its own, which the load must discard
     for _ in range(5):
@@ -278,5 +324,7 @@ def test_laws_and_geometries_without_a_fused_pass_are_refused_by_name():
         FusedAdam([Point(torch.ones(2, 3), geometry=UnitRows())], slots=Slots(), lr=0.1)
     with pytest.raises(ValueError, match="not a Bernoulli in Box; use GeometricSGD"):
         FusedLearningRule([Bernoulli(torch.ones(2, 3), geometry=Box())], slots=Slots(), lr=0.1)
+    with pytest.raises(ValueError, match=r"not a SymmetricLowRank in UnitRows; use GeometricSGD"):
+        FusedRows([SymmetricLowRank(torch.ones(2, 3, 5))], slots=Slots(), lr=0.1)
     with pytest.raises(ValueError, match=r"lr must be >= 0 \(got -1.0\)"):
         FusedAdam([point()], slots=Slots(), lr=-1.0)
