@@ -1,4 +1,4 @@
-"""What commands do with their words and errors: a near miss is named, an error is a message and an exit code."""
+"""What commands say and hear: a near miss is named, an error is a message and an exit code, a count has its plural."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what is finished is saved, the same command continues", INTERRUPTED
     return f"{type(error).__name__}: {error}\nthis is a defect of bitrelax; --debug shows where", DEFECT
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 cell", "2 cells"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
