@@ -83,6 +83,7 @@ RECIPES: Mapping[str, Recipe] = {
         validation=0,
         beyond=("3x3 kernels for 5x5",),
     ),
+    "cifar10-fpnet": Recipe(problem="cifar10", net="not said in what was read, full precision"),
     "cifar10-pbnet": Recipe(problem="cifar10", net="not said in what was read"),
     "cifar10-vispa-vgg": _VISPA,
     "cifar10-vispa-resnet18": replace(
