@@ -103,10 +103,12 @@ def test_no_columns_are_refused_naming_gaussian_vi(rank):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"estimator": "x"}, {"rows": "x"}, {"law": "x"}, {"scale0": 0.0}, {"diagonal": -1.0}], ids=str
+    "wrong",
+    [{"estimator": "x"}, {"rows": "x"}, {"law": "x"}, {"scale0": 0.0}, {"diagonal": -1.0, "estimator": "conditional"}],
+    ids=str,
 )
 def test_impossible_values_are_refused_by_name_and_value(wrong):
-    ((key, value),) = wrong.items()
+    key, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{key} must be.*{value}"):
         make("lowrank-sdp", **wrong)
     with pytest.raises(ValueError, match="conditional.*homogenised"):
