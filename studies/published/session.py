@@ -11,10 +11,11 @@ import torch
 
 import methods
 from studies.analysis import figures, output, tidy
+from studies.published.boards import PROTOCOLS
 from studies.published.comparison import comparison
 from studies.published.figure import parity
 from studies.published.page import page
-from studies.published.protocols import PROTOCOLS, Board, Planned, Protocol, plan, steps
+from studies.published.protocols import Board, Planned, Protocol, plan, steps
 from studies.published.request import Asked
 from studies.runner import closing
 from studies.runner.command import counted

@@ -10,9 +10,10 @@ import methods
 from core import architectures, problems
 from studies import load, parity
 from studies.published import protocols, session
+from studies.published.boards import EVERY_METHOD, PROTOCOLS
 from studies.published.comparison import differences, unknowns
 from studies.published.numbers import NUMBERS, SOURCES, TAGS
-from studies.published.protocols import EVERY_METHOD, PROTOCOLS, Board, Protocol, plan
+from studies.published.protocols import Board, Protocol, plan
 from studies.published.recipes import RECIPES
 from studies.runner.cells import canonical
 from studies.runner.records import Store
