@@ -32,13 +32,13 @@ def random_bits(size: int, key: Key, *, device: torch.device | str = "cpu") -> I
 def logistic(like: Float[Tensor, "*shape"], key: Key) -> Float[Tensor, "*shape"]:
     """delta ~ Logistic(0, 1/2) shaped, typed and placed as `like`: log(u / (1 - u)) / 2, |delta| <= 11.4.
 
-    u = 1 - t or t by the sign bit, t = (m + 1/2) 2^-32 for the other 31 bits m: the smaller tail keeps its digits.
+    u = t or 1 - t by the sign bit, t = (m + 1/2) 2^-32 for the other 31 bits m: the smaller tail keeps its digits.
     """
     h = random_bits(like.numel(), key, device=like.device)
-    above = h < 0
-    tail = h.bitwise_and_(0x7FFFFFFF).to(like.dtype).add_(0.5).mul_(2.0**-32).view(like.shape)
-    size = ((1 - tail) / tail).log_().mul_(0.5)
-    return torch.where(above.view(like.shape), size, -size)
+    side = h.to(like.dtype)
+    tail = h.bitwise_and_(0x7FFFFFFF).to(like.dtype).add_(0.5).mul_(2.0**-32)
+    size = (1 - tail).div_(tail).log_().mul_(0.5)
+    return size.copysign_(side).view(like.shape)
 
 
 def _mixed(h: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ twins do (`solvers.passes`). Noise is a function of a key and an index (`core.co
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -21,6 +24,7 @@ except ImportError as error:
     _module = None  # type: ignore[assignment]
     _REASON = str(error)
 
+_ALLOWED: ContextVar[bool] = ContextVar("native kernels allowed", default=True)
 LEVELS = ("portable", "avx2", "avx512")
 
 
@@ -59,9 +63,19 @@ def warn_once() -> None:
         )
 
 
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Within it, in this thread, `serves` says no: for comparing the two paths in one process."""
+    token = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
 def serves(*tensors: Tensor | None) -> bool:
     """Whether the kernels can take all of these (None: an array that a kernel is told not to use)."""
-    return _module is not None and all(t is None or _fits(t) for t in tensors)
+    return _module is not None and _ALLOWED.get() and all(t is None or _fits(t) for t in tensors)
 
 
 def point_adam(

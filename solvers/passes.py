@@ -120,10 +120,12 @@ def _combined(rows: Tensor, coefficients: Tensor) -> Tensor:
 
 def _honest(natural: Tensor, latent: Tensor, weights: Tensor, factor: Tensor, temperature: float) -> None:
     """Exponents are subtracted before exp: 1 - tanh^2 by subtraction has no digits left in float32 from |x| = 9 on."""
+    info = torch.finfo(natural.dtype)
+    largest = math.log(info.max) - 1  # as the geometry caps 1 / Fisher
+    lowest = 0.7 * math.log(info.tiny)  # 1e-26 is as good as 0 here, and its products are no denormals, which are slow
     near, far = latent.abs().mul_(2 / temperature), natural.abs().mul_(2)
-    largest = math.log(torch.finfo(natural.dtype).max) - 1  # as the geometry caps 1 / Fisher
-    torch.sub(far, near, out=factor).clamp_max_(largest).exp_()
-    r, e = near.neg_().exp_(), far.neg_().exp_()
+    torch.sub(far, near, out=factor).clamp_(lowest, largest).exp_()
+    r, e = near.neg_().clamp_min_(lowest).exp_(), far.neg_().clamp_min_(lowest).exp_()
     share = (r + 1).reciprocal_()
     torch.mul(r.neg_().add_(1), share, out=weights).copysign_(latent)
     ratio = e.add_(1).mul_(share)

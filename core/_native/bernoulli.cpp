@@ -45,7 +45,7 @@ BITRELAX_INLINE float power(float x) {
 template <int n>
 BITRELAX_INLINE Drawn powered(Shared, float natural, Uniform u) {
     const float e = exponential(-2.0f * absolute(natural)), rest = 1.0f - u.tail;
-    float plus = u.above ? rest : u.tail, minus = u.above ? u.tail : rest;  // P(+1) : P(-1) as this draw sees them
+    float plus = u.below ? u.tail : rest, minus = u.below ? rest : u.tail;  // P(+1) : P(-1) as this draw sees them
     plus = natural >= 0.0f ? plus : plus * e;
     minus = natural >= 0.0f ? minus * e : minus;
     const float smaller = plus < minus ? plus : minus, larger = plus < minus ? minus : plus;

@@ -96,11 +96,11 @@ BITRELAX_INLINE std::uint32_t random_bits(std::uint32_t index, Key key) {
     return mixed(mixed(index * 0x9e3779b9u + key.first) + key.second);
 }
 
-// A uniform draw u in (0, 1) as its smaller tail t = min(u, 1 - u), 31 bits, and the bit that says whether u is above
+// A uniform draw u in (0, 1) as its smaller tail t = min(u, 1 - u), 31 bits, and the bit that says whether u is below
 // 1/2: it is the tail whose digits matter.
 struct Uniform {
     float tail;
-    std::uint32_t above;  // the sign bit, set where u > 1/2
+    std::uint32_t below;  // the sign bit, set where u < 1/2
 };
 
 BITRELAX_INLINE Uniform uniform(std::uint32_t index, Key key) {
@@ -111,7 +111,7 @@ BITRELAX_INLINE Uniform uniform(std::uint32_t index, Key key) {
 // log(u / (1 - u)) / 2: a Logistic(0, 1/2) draw, at most 11.4 in size.
 BITRELAX_INLINE float logistic(Uniform u) {
     const float size = 0.5f * logarithm((1.0f - u.tail) / u.tail);
-    return u.above ? size : -size;
+    return float_of(bits_of(size) | u.below);
 }
 
 }  // namespace
