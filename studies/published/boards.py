@@ -103,7 +103,17 @@ FULL = Protocol(
                 "lowrank-sdp": {"rank": 4},
                 "lowrank-sdp-published": {"rank": 4, "lr": 0.5, "weight_decay": 1e-5},
             },
-            recipes=("cifar10-vispa-vgg", "cifar10-bop", "cifar10-bnn"),
+            recipes=("cifar10-vispa-vgg",),
+        ),
+        Board(
+            name="cifar10-binarynet",
+            title="CIFAR-10, VGG-BinaryConnect with signs (BinaryNet), W1/A1",
+            problem="cifar10",
+            network={"name": "vgg-small", **architectures.VGG_BAYESBINN, "activation": "sign", "affine": True},
+            epochs=500,
+            batch=50,
+            methods={"ste": _PUBLISHED_STE, "bop": {}, "blrnet": {}},
+            recipes=("cifar10-bop", "cifar10-bnn"),
         ),
         Board(
             name="cifar10-pbnet",

@@ -70,6 +70,8 @@ def differences(number: Number, cell: Cell, runs: int, networks: int) -> list[st
     for name, ours, theirs in _budget(recipe, cell):
         if theirs is not None and ours != theirs:
             found.append(f"{name} {ours} for {theirs}")
+        elif theirs is None and name == "epochs":  # never silently: it may be a hundred times ours
+            found.append(f"epochs {ours} for an unknown number")
     for key, theirs in number.hyperparameters.items():
         if (ours := cell.hyperparameters.get(key)) != theirs:
             found.append(f"{key} {_spelt(ours)} for {_spelt(theirs)}")
@@ -83,11 +85,10 @@ def differences(number: Number, cell: Cell, runs: int, networks: int) -> list[st
 
 
 def unknowns(number: Number) -> list[str]:
-    """What the recipe of a published number leaves open."""
+    """What the recipe of a published number leaves open, besides the epochs, which `differences` has."""
     recipe = RECIPES[number.recipe]
     points = {
         "net": recipe.network or None,
-        "epochs": recipe.epochs,
         "batch": recipe.batch,
         "schedule": recipe.schedule,
         "validation split": recipe.validation,

@@ -1,7 +1,7 @@
 """Published accuracies and ours on one axis, a panel a board: what is published hollow, ours filled.
 
 Colour tells what a number is (published, ours at the last epoch, ours at the best-validation epoch), never the method.
-A published number of another recipe is drawn pale: it is no target for the points beside it.
+A published number of another recipe, or of one not known in full, is pale: no target for the points beside it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
     ax.hlines(range(len(rows)), 0, 1, transform=ax.get_yaxis_transform(), color="0.92", lw=0.8, zorder=1)
     for y, row in enumerate(rows.to_dict("records")):
         if pd.notna(row["published"]):
-            alpha = 0.55 if row["differs"] else 1.0
+            alpha = 0.55 if row["differs"] or row["unknown"] else 1.0
             spread = None if pd.isna(row["published_sd"]) else row["published_sd"]
             bar = {"mfc": "white", "mec": theirs, "ecolor": theirs, "mew": 1.3, "alpha": alpha, "zorder": 2}
             ax.errorbar(row["published"], y, xerr=spread, fmt="D", ms=5.5, elinewidth=1.3, **bar)
@@ -91,5 +91,5 @@ def _legend() -> list[Line2D]:
         Line2D([], [], ls="", marker="o", color=last, label="ours, last epoch"),
         Line2D([], [], ls="", marker="s", color=best, label="ours, best-validation epoch"),
         Line2D([], [], **published, label="published [label], same recipe; bar: its sd"),
-        Line2D([], [], **published, alpha=0.55, label="pale: published with another recipe"),
+        Line2D([], [], **published, alpha=0.55, label="pale: another recipe, or one not known in full"),
     ]
