@@ -1,0 +1,154 @@
+"""One figure: each estimator's bias beside what theory says of it, and how bias, noise and KL change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from studies.analysis.figures import save, style
+from studies.truth.report import BIAS, PER_PROBLEM, frame
+from studies.truth.rows import Row
+
+FLOOR = 3e-3  # relative biases below it are noise at the default number of draws, and are drawn at the edge
+VARIANCE = "relative variance of the gradient"
+KINDS = {"rounded": "-", "conditional": "--"}
+SHIFT = 0.13  # between the problems of one row
+TITLES = {
+    "bias-temperature": "BayesBiNN: bias",
+    "noise-temperature": "BayesBiNN: noise of a draw",
+    "bias-rank": "low rank: bias",
+    "noise-rank": "low rank: noise of a draw",
+    "kl-temperature": "KL to the posterior",
+    "kl-rank": "KL to the posterior, low rank",
+}
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write oracle.png and oracle.pdf into `folder`; the paths."""
+    with style():
+        return save(oracle(rows), folder / "oracle")
+
+
+def oracle(rows: Sequence[Row]) -> Figure:
+    """The figure of all rows."""
+    data = frame(rows)
+    figure = Figure((13.0, 8.2), layout="constrained")
+    tall, small = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    colours = dict(zip(PER_PROBLEM, sns.color_palette("colorblind"), strict=False))
+    _verdicts(tall.subplots(), data, colours)
+    axes = small.subplots(3, 2)
+    _sweep(axes[0, 0], data, BIAS, "bayesbinn", "temperature", colours)
+    _sweep(axes[0, 1], data, VARIANCE, "bayesbinn", "temperature", colours)
+    _sweep(axes[1, 0], data, BIAS, "lowrank-sdp", "rank", colours)
+    _sweep(axes[1, 1], data, VARIANCE, "lowrank-sdp", "rank", colours)
+    _temperatures(axes[2, 0], data)
+    _ranks(axes[2, 1], data, colours)
+    figure.suptitle("Every gradient against the exact one, by enumeration of all 2^n networks")
+    handles = [Line2D([], [], color=c, marker="o", ls="", ms=5, label=name) for name, c in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _verdicts(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
+    """A row an estimator: measured bias (dots), theory's (rings); red where what theory says was not found."""
+    found = data[data["quantity"].str.startswith(BIAS)]
+    chosen = found[found["at"].isna() | found["at"].isin([0.1, 1.0, 4.0])]
+    entries = list(dict.fromkeys(zip(chosen["method"], chosen["estimator"], strict=True)))
+    for y, (method, estimator) in enumerate(entries):
+        here = chosen[(chosen["method"] == method) & (chosen["estimator"] == estimator)]
+        for _, row in here.iterrows():
+            shift = y + SHIFT * (PER_PROBLEM.index(row["problem"]) - 2)
+            _dot(ax, row, shift, colours[row["problem"]])
+    ax.set_xscale("log")
+    ax.set_xlim(FLOOR / 1.3, 1.6 * found["value"].max())
+    ax.set_yticks(range(len(entries)), [f"{method}\n{estimator}" for method, estimator in entries], fontsize="x-small")
+    ax.set_ylim(len(entries) - 0.4, -0.6)
+    ax.set_xlabel(f"relative bias |E g - exact| / |exact|; at the left edge: at most {FLOOR:g}")
+    ax.set_title(
+        "dot: measured (faint: within noise); ring: theory;\nred cross: what theory says was not found", loc="left"
+    )
+
+
+def _dot(ax: Axes, row: pd.Series, y: float, colour: Any) -> None:
+    value, theory = max(row["value"], FLOOR), row["exact"]
+    noise = row["value"] < 3 * row["stderr"]  # a bias of this size could be none
+    if row["holds"] is False:
+        ax.plot(value, y, "X", color="red", ms=10, zorder=6)
+    if pd.notna(theory):
+        ax.plot(max(theory, FLOOR), y, "o", ms=7, mfc="none", mec="0.25", mew=0.9, zorder=4, clip_on=False)
+    ax.plot(value, y, "o", color=colour, ms=3.6, alpha=0.35 if noise else 1.0, zorder=5, clip_on=False)
+    ax.plot(
+        [max(row["value"] - 2 * row["stderr"], FLOOR), value + 2 * row["stderr"]], [y, y], color=colour, lw=1, alpha=0.6
+    )
+
+
+def _sweep(ax: Axes, data: pd.DataFrame, quantity: str, method: str, parameter: str, colours: dict[str, Any]) -> None:
+    """One line a problem; of low rank, rounded (solid) and conditional (dashed)."""
+    rows = data[
+        data["quantity"].str.startswith(quantity) & (data["method"] == method) & (data["parameter"] == parameter)
+    ]
+    rows = rows[~rows["estimator"].str.startswith("smooth")]
+    noise = quantity == VARIANCE
+    for (problem, kind), line in rows.groupby([rows["problem"], rows["estimator"].str.partition(",")[0]]):
+        line = line.sort_values("at")
+        look = {"color": colours[problem], "ls": KINDS.get(kind, "-"), "lw": 1.3}
+        values, errors = line["value"], line["stderr"]
+        if noise:
+            values, errors = values**0.5, errors / (2 * values**0.5)
+        ax.errorbar(line["at"], values, 2 * errors, marker="o", ms=3, **look)
+        if not noise and line["exact"].notna().all() and kind != "conditional":
+            ax.plot(line["at"], line["exact"], "o", ms=6, mfc="none", mec="0.25", mew=0.8)
+    ax.set(xscale="log", yscale="log", xlabel=parameter)
+    ax.set_xticks(sorted(rows["at"].unique()), [f"{at:g}" for at in sorted(rows["at"].unique())])
+    ax.minorticks_off()
+    what = "noise" if noise else "bias"
+    ax.set_ylabel("sd of one draw / |exact|" if noise else "relative bias")
+    if not noise:
+        ax.set_ylim(bottom=FLOOR)  # what lies below is noise
+    if parameter == "rank":
+        handles = [Line2D([], [], color="0.3", ls=ls, label=kind) for kind, ls in KINDS.items()]
+        ax.legend(handles=handles, fontsize="x-small", loc="lower right" if noise else "lower left")
+    ax.set_title(TITLES[f"{what}-{parameter}"], loc="left")
+
+
+def _temperatures(ax: Axes, data: pd.DataFrame) -> None:
+    rows = data[data["quantity"].str.startswith("KL(learnt") & (data["problem"] == "network-hardtanh")]
+    rows = rows.assign(t=rows["quantity"].str.rpartition("T=")[2].astype(float))
+    for (method, estimator), line in rows.groupby(["method", "estimator"]):
+        if line["t"].nunique() < 2:
+            continue
+        line = line.sort_values("t")
+        exact = method == "exact"
+        look = {"ls": ":" if exact else "-", "lw": 1.3, "marker": "" if exact else "o", "ms": 3}
+        label = estimator if exact else f"{method}" + (f", {estimator}" if "rank" in estimator else "")
+        ax.errorbar(line["t"], line["value"], 2 * line["stderr"], label=label, **look)
+    ax.set(xscale="log", yscale="log", xlabel="temperature of the posterior", ylabel="nats, network-hardtanh")
+    ax.set_xticks(sorted(rows["t"].unique()), [f"{t:g}" for t in sorted(rows["t"].unique())])
+    ax.minorticks_off()
+    if ax.get_legend_handles_labels()[0]:  # none where the study has one temperature
+        ax.legend(fontsize="xx-small", ncols=2, loc="upper center")
+        ax.set_ylim(top=6 * rows["value"].max())  # room for the legend
+    ax.set_title(TITLES["kl-temperature"], loc="left")
+
+
+def _ranks(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
+    rows = data[data["quantity"].str.startswith("KL(learnt") & (data["parameter"] == "rank")]
+    rows = rows[rows["quantity"].str.endswith("T=1")]
+    floors = data[(data["estimator"] == "best independent signs") & data["quantity"].str.endswith("T=1")]
+    for problem, line in rows.groupby("problem"):
+        line = line.sort_values("at")
+        ax.errorbar(line["at"], line["value"], 2 * line["stderr"], color=colours[problem], marker="o", ms=3, lw=1.3)
+        for floor in floors[floors["problem"] == problem]["value"]:
+            ax.axhline(floor, color=colours[problem], ls=":", lw=1)
+    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="nats")
+    ax.set_xticks(sorted(rows["at"].unique()), [f"{at:g}" for at in sorted(rows["at"].unique())])
+    ax.minorticks_off()
+    ax.legend(handles=[Line2D([], [], color="0.3", ls=":", label="best independent signs")], fontsize="x-small")
+    ax.set_title(TITLES["kl-rank"], loc="left")
