@@ -17,7 +17,7 @@ from studies.analysis import marks
 from studies.published.protocols import Protocol
 from studies.runner.command import counted
 
-ROW_INCHES, WIDTH_INCHES = 0.27, 8.6
+ROW_INCHES, WIDTH_INCHES = 0.27, 9.6
 NUDGE = 0.17  # rows between the two of ours, so that equal ones are both seen
 LEAST_SPREAD = 0.5  # points of accuracy, as in the accuracy figure
 
@@ -29,11 +29,12 @@ def parity(protocol: Protocol, table: pd.DataFrame) -> Figure | None:
     if not boards:
         return None
     counts = [int((shown["board"] == board.name).sum()) for board in boards]
-    figure = Figure((WIDTH_INCHES, 1.7 + 0.75 * len(boards) + ROW_INCHES * sum(counts)), layout="constrained")
+    figure = Figure((WIDTH_INCHES, 1.7 + 0.95 * len(boards) + ROW_INCHES * sum(counts)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)  # inches: the longest row name would touch the edge
     axes = figure.subplots(len(boards), 1, squeeze=False, height_ratios=[count + 1 for count in counts])[:, 0]
     for ax, board in zip(axes, boards, strict=True):
         _panel(ax, shown[shown["board"] == board.name].reset_index(drop=True))
-        ax.set_title(f"{board.title}, {counted(board.epochs, 'epoch')} ({protocol.label})", loc="left")
+        ax.set_title(f"{board.title}\n{counted(board.epochs, 'epoch')}, {protocol.label}", loc="left")
     axes[-1].set_xlabel("test accuracy (%)")
     figure.suptitle(f"Published numbers beside ours: {protocol.label}")
     figure.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False)
@@ -44,8 +45,9 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
     theirs, last, best = _colours()
     values = pd.concat([rows["published"], rows["last"], rows["best"]]).dropna().astype(float)
     low = marks.floor(values, rows[["last", "best"]].max(axis=1).astype(float), least=LEAST_SPREAD)
-    margin = 0.05 * max(values.max() - low, LEAST_SPREAD)
-    ax.set_xlim(low - margin, values.max() + margin)
+    high, low_bar = _ends(rows, low)
+    margin = 0.05 * max(high - low_bar, LEAST_SPREAD)
+    ax.set_xlim(low_bar - margin, high + margin)
     ax.xaxis.set_major_locator(MaxNLocator(7))
     ax.yaxis.grid(False)
     ax.hlines(range(len(rows)), 0, 1, transform=ax.get_yaxis_transform(), color="0.92", lw=0.8, zorder=1)
@@ -59,6 +61,15 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
         _mine(ax, y + NUDGE, row["best"], row["best_sd"], low, best, "s")
     ax.set_yticks(range(len(rows)), [_label(row) for row in rows.to_dict("records")])
     ax.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _ends(rows: pd.DataFrame, low: float) -> tuple[float, float]:
+    """The largest and smallest value drawn inside the axis, with the bars."""
+    both = ("published", "last", "best")
+    values = pd.concat([rows[name].astype(float) for name in both], ignore_index=True)
+    bars = pd.concat([rows[f"{name}_sd"].astype(float) for name in both], ignore_index=True).fillna(0.0)
+    inside = values >= low
+    return float((values + bars)[inside].max()), float((values - bars)[inside].min())
 
 
 def _mine(ax: Axes, y: float, value: float, sd: float, low: float, colour: object, shape: str) -> None:
