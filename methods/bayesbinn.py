@@ -11,7 +11,7 @@ from core.predict import ensemble, mean, mode
 from core.prefetch import Prefetched, Slots
 from core.readings import SignActivation
 from methods import register
-from solvers.fused import FusedLearningRule
+from solvers.fused_rule import FusedLearningRule
 from solvers.geometric import real_solvers
 
 LARGEST_BOUND = 30.0  # beyond it a draw's slope and 1 / Fisher leave float32, each alone, though not their product

@@ -14,7 +14,7 @@ from core.predict import ensemble, mean, mode
 from core.prefetch import Prefetched, Slots
 from core.readings import SignActivation
 from methods import register
-from solvers.fused import FusedLearningRule
+from solvers.fused_rule import FusedLearningRule
 from solvers.geometric import real_solvers
 
 

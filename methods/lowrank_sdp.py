@@ -2,15 +2,17 @@
 
 from typing import Literal
 
-from core.claims import binary_coordinates, real_parameters
+from core.claims import binary_laws, real_parameters
 from core.conditional import ConditionalMean
 from core.interface import Method, Reading, WeightReading
 from core.low_rank_start import NO_MODE, starting_law
 from core.ops import ClippedStraightThrough, Identity, StraightThrough
 from core.predict import ensemble, mean, mode
+from core.prefetch import Prefetched, Slots
 from core.readings import Draw, SignActivation
 from methods import register
-from solvers.geometric import GeometricSGD, real_solvers
+from solvers.fused_rows import FusedRows
+from solvers.geometric import real_solvers
 
 READINGS: dict[str, WeightReading] = {
     "rounded": Draw(StraightThrough()),
@@ -42,12 +44,13 @@ def lowrank_sdp(
     """
     if estimator not in READINGS:
         raise ValueError(f"estimator must be one of {', '.join(READINGS)} (got {estimator!r})")
-    activations = SignActivation(ClippedStraightThrough(slope_window))
+    activations, slots = SignActivation(ClippedStraightThrough(slope_window)), Slots()
+    readings = READINGS | {"rounded": Prefetched(StraightThrough(), slots)}
     return Method(
         law=starting_law(law, rows, rank, scale0, diagonal if estimator == "conditional" else None),
-        train=lambda progress: Reading(READINGS[estimator], activations),
+        train=lambda progress: Reading(readings[estimator], activations),
         solvers=lambda model, budget: [
-            GeometricSGD(binary_coordinates(model), lr=lr, momentum=momentum),
+            FusedRows(binary_laws(model), slots=slots, lr=lr, momentum=momentum),
             *real_solvers(real_parameters(model)),
         ],
         predictors=[mode(activations), mean(activations), ensemble(10, activations)],

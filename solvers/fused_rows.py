@@ -17,14 +17,14 @@ from core.interface import Rng, Surrogate, WeightLaw
 from core.low_rank import LowRank
 from core.ops import StraightThrough
 from core.prefetch import Slot, Slots
-from solvers.fused import FusedSGD, described, path
+from solvers.fused import FusedSGD, path
 
 
 class FusedRows(FusedSGD):
     """GeometricSGD on low-rank laws, signs drawn ahead, rows of unit length (UnitRows) or free (Euclidean).
 
-    Arguments as GeometricSGD's; the reading is Prefetched(StraightThrough(), slots). Raises ValueError for another
-    law (LowRank itself in the identity chart is served) or geometry.
+    Arguments as GeometricSGD's; the reading is Prefetched(StraightThrough(), slots). A law without a fused pass (see
+    `served`) has no slot: Prefetched draws it as Draw does, and its step is GeometricSGD's own.
     """
 
     def __init__(
@@ -38,15 +38,9 @@ class FusedRows(FusedSGD):
         decay: float = 0.0,
     ) -> None:
         chosen = list(laws)
-        for law in chosen:
-            if not served(law):
-                raise ValueError(
-                    f"FusedRows moves LowRank laws (identity chart) in UnitRows or Euclidean, not {described(law)}; "
-                    "use GeometricSGD"
-                )
         coordinates = [c for law in chosen for c in law.coordinates()]
         super().__init__(coordinates, lr=lr, scale=scale, momentum=momentum, decay=decay)
-        self.slots = _RowsSlot.of_each(chosen, self, slots)
+        self.slots = _RowsSlot.of_each(filter(served, chosen), self, slots)
 
     def move_and_draw(self, slot: _RowsSlot, gradient: Tensor, group: dict[str, Any]) -> None:
         """Pull-back, momentum, move, retraction and the next draw."""
@@ -63,7 +57,7 @@ class FusedRows(FusedSGD):
 
 
 def served(law: WeightLaw) -> bool:
-    """Whether FusedRows moves this law."""
+    """Whether the pass knows this law: LowRank itself, its rows as they are, of unit length or free."""
     return type(law) is LowRank and law.chart == "identity" and isinstance(law.geometry, (UnitRows, Euclidean))
 
 

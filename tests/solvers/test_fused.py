@@ -17,8 +17,9 @@ from core.prefetch import Prefetched, Slots
 from core.readings import Draw, SignActivation
 from methods.bayesbinn import bayesbinn
 from solvers import passes
-from solvers.fused import FusedAdam, FusedLearningRule
+from solvers.fused import FusedAdam
 from solvers.fused_rows import FusedRows
+from solvers.fused_rule import FusedLearningRule
 from solvers.geometric import GeometricAdam, GeometricSGD
 
 ACTIVATIONS = SignActivation(ClippedStraightThrough())
@@ -142,6 +143,19 @@ def test_fused_rows_are_draw_and_geometric_sgd_fed_the_same_normals(path, dtype,
     assert (ours.law.rows - low_rank(geometry, dtype).rows).abs().max() > 0.1
     if isinstance(geometry, UnitRows):
         assert (ours.law.rows.norm(dim=0) - 1).abs().max() <= 1e-6
+
+
+def test_low_rank_laws_without_a_fused_pass_take_the_plain_step():
+    def symmetric() -> SymmetricLowRank:
+        return SymmetricLowRank(low_rank().rows.detach().clone())
+
+    ours = Trained(symmetric(), rows, StraightThrough())
+    plain = Trained(symmetric(), lambda law, slots: plain_rows(law), StraightThrough(), ahead=False)
+    for _ in range(3):
+        ours.step()
+        plain.step()
+    assert torch.equal(ours.law.rows, plain.law.rows) and not ours.slots.of
+    assert not torch.equal(ours.law.rows, symmetric().rows)
 
 
 def test_a_zero_row_becomes_the_unit_vector_that_the_geometry_names(path):
@@ -324,7 +338,5 @@ def test_laws_and_geometries_without_a_fused_pass_are_refused_by_name():
         FusedAdam([Point(torch.ones(2, 3), geometry=UnitRows())], slots=Slots(), lr=0.1)
     with pytest.raises(ValueError, match="not a Bernoulli in Box; use GeometricSGD"):
         FusedLearningRule([Bernoulli(torch.ones(2, 3), geometry=Box())], slots=Slots(), lr=0.1)
-    with pytest.raises(ValueError, match=r"not a SymmetricLowRank in UnitRows; use GeometricSGD"):
-        FusedRows([SymmetricLowRank(torch.ones(2, 3, 5))], slots=Slots(), lr=0.1)
     with pytest.raises(ValueError, match=r"lr must be >= 0 \(got -1.0\)"):
         FusedAdam([point()], slots=Slots(), lr=-1.0)
