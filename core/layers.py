@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core.claims import laws, real_parameters
 from core.contractions import Dense, Map, Pixels
 from core.interface import (
     Gaussian,
@@ -235,3 +237,20 @@ class Network(Chain):
     def activation_bits(self) -> int:
         """32 for real activations, 1 for signs; constant over the network's hidden layers."""
         return ACTIVATION_BITS[self.activation]
+
+    def one_bit_inputs(self) -> dict[str, nn.Module]:
+        """The layers, by name, whose every input but padding the architecture declares to be -1 or +1."""
+        return {name: m for name, m in self.named_modules() if getattr(getattr(m, "contract", None), "signs", False)}
+
+    def describe(self) -> dict[str, Any]:
+        """What the network declares: its activation and its bits, parameters, and the layers with 1-bit inputs.
+
+        An audit with hooks holds predictions to it. binary, real: numbers of parameters.
+        """
+        return {
+            "activation": self.activation,
+            "activation_bits": self.activation_bits,
+            "binary": sum(math.prod(law.shape) for _, law in laws(self) if law.levels is not None),
+            "real": sum(p.numel() for p in real_parameters(self)),
+            "one_bit_inputs": sorted(self.one_bit_inputs()),
+        }

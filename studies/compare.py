@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.runner.command import parse, told
+from studies.runner.command import counted, parse, told
 from studies.runner.executors import start_server
 from studies.runner.request import BACKENDS, DEVICES, Request, Stop, request
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (None: the process's own) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
-    looks = arguments.list or arguments.dry_run or arguments.explain
+    looks = arguments.list or arguments.summary or arguments.dry_run or arguments.explain
     try:
         asked = request(arguments, methods=METHODS, problems=PROBLEMS)
         if not (asked.errors or arguments.list):
@@ -49,15 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan_line(asked: Request) -> str:
     problems, methods, seeds = (
-        _counted(len(names), noun)
+        counted(len(names), noun)
         for names, noun in ((asked.problems, "problem"), (asked.methods, "method"), (asked.seeds, "seed"))
     )
-    workers = "in this process" if asked.backend == "serial" else _counted(asked.workers, "worker")
-    return f"compare: {problems} x {methods} x {seeds} = {_counted(asked.cells, 'cell')}; {workers}; {asked.out}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    workers = "in this process" if asked.backend == "serial" else counted(asked.workers, "worker")
+    return f"compare: {problems} x {methods} x {seeds} = {counted(asked.cells, 'cell')}; {workers}; {asked.out}"
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -105,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--resume", metavar="FILE", type=Path, help="continue one of the cells from this checkpoint")
     look = parser.add_argument_group("look without running")
     look.add_argument("--list", action="store_true", help="methods and problems with their defaults")
+    look.add_argument("--summary", action="store_true", help="the networks: layers, parameters, memory, operations")
     look.add_argument("--dry-run", action="store_true", help="how many cells are cached and how many would run")
     look.add_argument("--explain", action="store_true", help="why each cell would run or is cached")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

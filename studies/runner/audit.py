@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from core.interface import (
     WeightLaw,
     WeightReading,
 )
+from core.layers import Network
 
 
 class AuditError(ValueError):
@@ -45,6 +48,26 @@ def audited(rule: Predictor, own: Collection[WeightLaw]) -> Predictor:
             )
 
     return replace(rule, readings=readings)
+
+
+@contextmanager
+def one_bit_inputs(model: Network, rule: Predictor) -> Iterator[None]:
+    """Within, hooks raise AuditError at an input that is not -1 or +1 of a layer that declares 1-bit inputs.
+
+    A rule that declares 32-bit activations (propagated moments) is let be.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        declared = f"rule {rule.name!r}, layer {name!r}: the network declares 1-bit inputs (network.activation=sign)"
+        return lambda module, inputs: _check_levels(declared, inputs[0], BINARY)
+
+    watched = model.one_bit_inputs() if rule.activation_bits != 32 else {}
+    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in watched.items()]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What there is and what would run, as text: `--list`, `--dry-run`, `--explain`."""
+"""What there is and what would run, as text: `--list`, `--summary`, `--dry-run`, `--explain`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import methods
 from core import problems
+from core.summary import summary
+from studies.runner.built import build
+from studies.runner.config import Plan
 from studies.runner.schema import method_keys, network_keys
 from studies.runner.verdicts import Verdict
 
@@ -30,6 +33,21 @@ def catalogue(data_dir: Path | None) -> str:
         "  npz:FILE    a user's own arrays: x, y and, if there, x_test, y_test",
     ]
     return "\n".join(lines)
+
+
+def summaries(plan: Plan) -> str:
+    """The network of every problem and method: layers, parameters, memory, operations; equal ones together.
+
+    Reads the problems' data. Raises problems.ProblemUnavailable.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    loaded = {name: problems.load(name, plan.data_dir) for name in {cell.problem for cell in plan.cells}}
+    for cell in {(c.problem, c.method): c for c in plan.cells}.values():
+        problem = loaded[cell.problem]
+        method = methods.make(cell.method, **cell.hyperparameters)
+        network = build(cell, method, problem).model
+        found.setdefault((cell.problem, str(summary(network, problem.form))), []).append(cell.method)
+    return "\n\n".join(f"{problem}: {', '.join(named)}\n{table}" for (problem, table), named in found.items())
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:

@@ -20,12 +20,11 @@ from torch import Tensor
 
 import methods
 from core import metrics, problems
-from core.claims import laws, real_parameters
 from core.interface import Method, Predictor
 from core.layers import Network
 from core.predict import Prediction, predict
 from studies.runner import machine
-from studies.runner.audit import audited
+from studies.runner.audit import audited, one_bit_inputs
 from studies.runner.best import BestEpoch
 from studies.runner.built import Built, build
 from studies.runner.cells import Cell
@@ -161,9 +160,9 @@ def _answers(built: Built, best: BestEpoch | None, steps: int) -> list[_Answer]:
 def _predict(built: Built, rule: Predictor) -> Prediction:
     problem = built.problem
     sets = (problem.validation.inputs, problem.test.inputs)
-    return predict(
-        built.model, audited(rule, built.own), problem.train.inputs, sets, built.rng("prediction", rule.name)
-    )
+    rng = built.rng("prediction", rule.name)
+    with one_bit_inputs(built.model, rule):
+        return predict(built.model, audited(rule, built.own), problem.train.inputs, sets, rng)
 
 
 def _score(built: Built, answers: list[_Answer]) -> list[dict[str, Any]]:
@@ -194,6 +193,7 @@ def _declared(method: Method, model: Network) -> dict[str, Any]:
     return {
         "weight_bits": method.weight_bits,
         "activation_bits": model.activation_bits,
+        "network": model.describe(),
         "teacher": method.teacher,
         "normalisation": method.normalisation,
         "draws": method.draws,
@@ -201,11 +201,8 @@ def _declared(method: Method, model: Network) -> dict[str, Any]:
 
 
 def _weights(model: Network) -> dict[str, Any]:
-    return {
-        "decided": metrics.decided_share(model),
-        "binary": sum(math.prod(law.shape) for _, law in laws(model) if law.levels is not None),
-        "real": sum(p.numel() for p in real_parameters(model)),
-    }
+    described = model.describe()
+    return {"decided": metrics.decided_share(model), "binary": described["binary"], "real": described["real"]}
 
 
 def _state(model: Network, answers: list[_Answer], best: BestEpoch | None) -> dict[str, Any]:

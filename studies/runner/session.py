@@ -14,7 +14,7 @@ from core import problems
 from studies.runner.checkpoint import CheckpointRefused
 from studies.runner.config import Plan, resolve
 from studies.runner.execute import execute
-from studies.runner.listing import catalogue, counts, reasons
+from studies.runner.listing import catalogue, counts, reasons, summaries
 from studies.runner.progress import Reporting
 from studies.runner.records import Record, StorageError, Store
 from studies.runner.request import ConfigErrors, Request, Stop
@@ -44,11 +44,13 @@ class Done:
 
 
 def look(asked: Request, flags: argparse.Namespace) -> str:
-    """What --list, --dry-run and --explain print. Raises ConfigErrors, Refused."""
+    """What --list, --summary, --dry-run and --explain print. Raises ConfigErrors, Refused."""
     if flags.list:
         _warn_of_plugins()
         return catalogue(asked.data_dir)
     plan = _planned(asked)
+    if flags.summary:
+        return summaries(plan)
     verdicts = _examined(plan, Store(plan.out), flags.reuse_stale, not flags.no_states, flags.require_all)
     return "\n".join([reasons(verdicts)] * flags.explain + [counts(verdicts)])
 

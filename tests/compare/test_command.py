@@ -95,6 +95,15 @@ def test_explain_says_what_changed(out, capsys):
     assert "bop / seed 0  cached: finished\n" in said and said.endswith("in all: 2 cached, 2 changed\n")
 
 
+def test_summary_prints_each_network_once_with_its_totals_and_runs_nothing(capsys, tmp_path):
+    words = ["--summary", "--problems", "digits", "--methods", "full-precision,ste,bop", "--set", "network.name=lenet"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "digits: full-precision\n" in printed and "digits: ste, bop\n" in printed
+    assert printed.count("total") == 2 and "% of MACs binary" in printed
+    assert not (tmp_path / "out").exists()
+
+
 def test_list_names_every_method_and_problem_with_defaults(capsys):
     assert main(["--list"]) == 0
     said = capsys.readouterr().out

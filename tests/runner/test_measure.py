@@ -10,8 +10,9 @@ from core import architectures, metrics, problems, seeds
 from core.claims import laws
 from core.fit import Run, fit
 from core.interface import Budget
-from core.predict import logits
+from core.predict import logits, predict
 from core.statistics import Statistics
+from studies.runner.audit import AuditError, one_bit_inputs
 from studies.runner.measure import measure
 
 
@@ -30,7 +31,8 @@ def test_a_finished_cell_has_every_field_and_no_nan(cell):
     json.dumps(body, allow_nan=False)
     assert (body["status"], body["reason"]) == ("finished", None)
     declared = {"weight_bits": 1, "activation_bits": 32, "teacher": False, "normalisation": "batch", "draws": 1}
-    assert body["declared"] == declared
+    network = {"activation": "relu", "activation_bits": 32, "binary": 512, "real": 0, "one_bit_inputs": []}
+    assert body["declared"] == {**declared, "network": network}
     n = body["spent"]["n_train"]
     assert body["spent"] == {"steps": 3 * (n // 32), "passes": 3 * (n // 32), "batch": 32, "n_train": n}
     assert [p["prediction"] for p in body["predictions"]] == ["mode", "mean", "ensemble(10)"]
@@ -160,6 +162,24 @@ def test_binary_activations_are_declared_and_audited(cell):
     body, _ = measure(type(chosen)(**{**chosen.config(), "network": {**chosen.network, "activation": "sign"}}), None)
     assert (body["status"], body["declared"]["activation_bits"]) == ("finished", 1)
     assert body["predictions"][0]["activation_bits"] == 1
+
+
+def test_layers_behind_signs_declare_one_bit_inputs_and_hooks_hold_them_to_it(cell):
+    chosen = cell("ste", epochs=1)
+    options = {**chosen.network, "widths": [8, 8], "activation": "sign"}
+    body, _ = measure(type(chosen)(**{**chosen.config(), "network": options}), None)
+    assert body["declared"]["network"]["one_bit_inputs"] == ["layers.4", "layers.8"]
+
+
+def test_a_one_bit_input_that_is_not_one_fails_the_audit_with_rule_and_layer():
+    method = methods.make("ste")
+    form = architectures.InputForm(6)
+    net = architectures.build("mlp", form, 2, method.law, torch.Generator(), widths=(4,), activation="sign")
+    net.layers[2].function = "hardtanh"  # a network whose declared W1A1 is violated
+    with pytest.raises(AuditError, match=r"rule 'mode', layer 'layers.4': the network declares 1-bit inputs"):
+        with one_bit_inputs(net, method.predictors[0]):
+            predict(net, method.predictors[0], torch.randn(20, 6), (torch.randn(5, 6),), torch.Generator())
+    assert not any(module._forward_pre_hooks for module in net.modules())
 
 
 def test_real_weights_under_a_one_bit_rule_fail_the_audit(plugin, cell):
