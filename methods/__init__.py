@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 BELONGS_TO = "bitrelax"
 GROUP = "bitrelax.methods"
-LISTED_FIRST = ("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published")
+LISTED_FIRST = (
+    *("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published"),
+    *("blrnet", "blrnet-propagate", "gaussian-vi", "lowrank-sdp", "lowrank-sdp-published"),
+)
 RESERVED = ("network", "problem", "compare", "conformance")  # sections of a configuration, and our own module
 LONGEST_NAME = 40  # a column of every table
 

@@ -15,7 +15,10 @@ from studies.runner.command import counted, parse, told
 from studies.runner.executors import start_server
 from studies.runner.request import BACKENDS, DEVICES, Request, Stop, request
 
-METHODS = ("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published")
+METHODS = (
+    *("full-precision", "ste", "bop", "bayesbinn", "bayesbinn-published"),
+    *("blrnet", "gaussian-vi", "lowrank-sdp"),
+)
 PROBLEMS = ("digits", "breast-cancer")
 
 

@@ -53,10 +53,19 @@ SPACES: dict[str, Space] = {
     "bayesbinn-published": {"lr": _round_values(-5, -2, ("1", "1.5", "2", "3", "5", "7"))},
     "blrnet": {"lr": _round_values(-3, -1), "transfer": (0.0, 0.2, 0.4), "bound": (3.0, 5.0)},
     "blrnet-propagate": {"lr": _round_values(-3, -1), "init": (0.1, 0.5, 0.9), "bound": (3.0, 5.0)},
-    "gaussian-vi": {"lr": _round_values(-4, -1), "init": (0.1, 0.2, 0.5, 0.9), "estimator": ("rounded", "smooth")},
-    "lowrank-sdp": {"lr": _round_values(-3, 0), "rank": (2, 4, 8), "scale0": (0.1, 0.3, 1.0), "momentum": (0.0, 0.9)},
-    # as published but for the rate, which belongs to the length of the run
-    "lowrank-sdp-published": {"lr": _round_values(-3, 0, ("1", "1.5", "2", "3", "5", "7"))},
+    "gaussian-vi": {"lr": _round_values(1, 3), "init": (0.2, 0.5, 0.8), "momentum": (0.0, 0.9, 0.98)},
+    "lowrank-sdp": {
+        "lr": (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
+        "rank": (1, 2, 4, 8),
+        "scale0": (0.03, 0.1, 0.3),
+        "estimator": ("rounded", "smooth", "conditional"),
+    },
+    # the released rule; its rate, decay and rank are settings of its scripts
+    "lowrank-sdp-published": {
+        "lr": (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
+        "weight_decay": (1e-5, 1e-4, 5e-4),
+        "rank": (2, 4, 8),
+    },
 }
 PROBLEMS = ("digits", "mnist-10k")
 
