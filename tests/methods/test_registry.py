@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -69,7 +70,12 @@ def test_factory_is_found_in_the_file_of_its_name_and_makes_a_method(name: str) 
 def test_signature_is_the_schema_of_the_hyperparameters(name: str) -> None:
     schema = methods.signature(name)
     assert methods.make(name, **{key: p.default for key, p in schema.items()})
-    assert all(type(p.default) is p.annotation for p in schema.values())
+    for p in schema.values():
+        assert (
+            p.default in get_args(p.annotation)
+            if get_origin(p.annotation) is Literal
+            else type(p.default) is p.annotation
+        )
 
 
 def test_signature_reads_annotations_written_as_strings() -> None:
