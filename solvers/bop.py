@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from core import native
+
 
 class Bop(Optimizer):
     """Flips entries of parameters in {-1, +1}. lr is the adaptivity rate gamma in [0, 1], so that schedules anneal it.
@@ -42,6 +44,11 @@ class Bop(Optimizer):
                 state = self.state[w]
                 if not state:
                     state["average"] = torch.zeros_like(w)
+                if native.serves(w, w.grad, state["average"]):
+                    arrays = (w.grad, w.detach(), state["average"])
+                    native.point_bop(*arrays, adaptivity=group["lr"], threshold=group["threshold"])
+                    torch.autograd.graph.increment_version(w)  # native code writes unseen
+                    continue
                 average = state["average"].lerp_(w.grad, group["lr"])
                 w.copy_(torch.where(average * w > group["threshold"], -w, w))
         return loss

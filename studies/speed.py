@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen = steps.entries(network, names)
             print(f"{network}: {len(chosen)} entries, {arguments.rounds} rounds", flush=True)
             ms |= steps.timed(chosen, rounds=arguments.rounds, steps=arguments.steps)
-            peak |= {entry: memory.peak_mb(entry) for entry in chosen}
+            peak |= memory.peaks_mb(chosen)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130

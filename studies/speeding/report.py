@@ -65,7 +65,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> list[Path]:
             colours = [palette[path] for path in block["path"]]
             left.barh(labels, block["ms"], color=colours)
             left.invert_yaxis()
-            left.set(title=network, xlabel="ms a step (median of rounds, one thread)")
+            left.set(title=network, xlabel="CPU ms a step (median of rounds, one thread)")
             right.barh(labels, block["peak_mb"], color=colours)
             right.invert_yaxis()
             right.set(title=network, xlabel="peak MB above the imported process", yticklabels=[])

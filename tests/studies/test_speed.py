@@ -1,0 +1,93 @@
+"""The speed study: what it times, its ratios, its files, its refusals."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from core import native
+from core.prefetch import Prefetched
+from core.readings import Draw
+from studies import speed
+from studies.speeding import report, steps
+from studies.speeding.steps import DEFAULT_ADAM, Entry
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What a quick run leaves: its folder, and what it printed."""
+    out = tmp_path_factory.mktemp("speed")
+    words = ["--quick", "--out", str(out), "--json", str(out / "rows.json")]
+    done = subprocess.run([sys.executable, "-m", "studies.speed", *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_quick_run_writes_rows_with_ratios_of_one_run_and_memory(written):
+    out, printed = written
+    rows = json.loads((out / "rows.json").read_text())
+    assert all(tuple(row) == report.COLUMNS for row in rows)
+    ms = {(row["method"], row["path"]): row["ms"] for row in rows}
+    fastest = min(value for (method, _), value in ms.items() if method == "ste")
+    for row in rows:
+        assert row["ms"] > 0 and row["peak_mb"] > 0
+        assert math.isclose(row["ratio_to_ste"], row["ms"] / fastest, rel_tol=1e-6)
+        assert math.isclose(row["ratio_to_full_precision"], row["ms"] / ms[DEFAULT_ADAM, "torch"], rel_tol=1e-6)
+        assert f"| {row['network']} | {row['method']} | {row['path']} | {row['ms']:.2f} |" in printed
+    paths = {"torch", "eager"} | ({"native"} if native.info().path == "native" else set())
+    assert {path for method, path in ms if method == "ste"} == paths
+    assert str(native.info()) in printed
+
+
+def test_quick_run_draws_the_figure_and_names_the_machine(written):
+    out, _ = written
+    assert (out / "speed.png").stat().st_size > 5_000 and (out / "speed.pdf").stat().st_size > 1_000
+    facts = json.loads((out / "machine.json").read_text())
+    assert facts["native"] == str(native.info()) and facts["cpu"] and facts["torch"] == torch.__version__
+    assert list(pd.read_csv(out / "speed.csv").columns) == [*report.COLUMNS, "ratio_to_fused_adam"]
+
+
+def test_paths_of_one_method_take_the_same_draws_and_differ_by_rounding_alone():
+    if native.info().path != "native":
+        pytest.skip("the native extension is not built here")
+    runs = [steps.started(Entry("784-256-10, tiny", "bayesbinn", path)) for path in ("native", "torch")]
+    for run, path in zip(runs, ("native", "torch"), strict=True):
+        steps.advance(run, path, 3)
+    ours, twin = ([p.detach() for p in run.model.parameters()] for run in runs)
+    assert max((a - b).abs().max().item() for a, b in zip(ours, twin, strict=True)) < 1e-2
+    assert any(not torch.equal(a, b) for a, b in zip(ours, twin, strict=True))  # two codes did run
+    assert max((a.abs() - 5).abs().max().item() for a in ours) > 0.05  # and moved the parameters from +-5
+
+
+def test_eager_ste_draws_for_itself_and_the_fused_one_does_not():
+    read = {path: steps._method(Entry("784-256-10", "ste", path)).train(0.0).weights for path in ("eager", "native")}
+    assert isinstance(read["eager"], Draw) and isinstance(read["native"], Prefetched)
+
+
+def test_medians_are_over_rounds_without_the_first(monkeypatch):
+    entry = Entry("784-256-10", "ste", "torch")
+    seconds = iter([9.0, 9.0, 0.0, 1.0, 0.0, 3.0, 0.0, 2.0])  # for each round: one step unread, then the timed ones
+    monkeypatch.setattr(steps, "started", lambda entry: None)
+    monkeypatch.setattr(steps, "advance", lambda run, path, n: next(seconds))
+    assert steps.timed([entry], rounds=3, steps=4) == {entry: 2.0 / 4 * 1e3}
+
+
+def test_torch_only_ends_with_its_block():
+    if native.info().path != "native":
+        pytest.skip("the native extension is not built here")
+    with pytest.raises(ZeroDivisionError), native.torch_only():
+        assert not native.serves(torch.zeros(1))
+        raise ZeroDivisionError
+    assert native.serves(torch.zeros(1))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--networks", "alexnet"), ("--methods", "ste,adam")])
+def test_unknown_names_are_refused_with_those_available(option, value, capsys, tmp_path):
+    assert speed.main([option, value, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert f"unknown {option[2:-1]} {value.split(',')[-1]!r}; available: " in message
+    assert not (tmp_path / "out").exists()
