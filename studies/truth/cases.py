@@ -53,7 +53,7 @@ def cases(temperatures: Sequence[float] = TEMPERATURES, ranks: Sequence[int] = R
         )
     yield Case(
         "bayesbinn-published",
-        "floored slope, temperature 1e-10",
+        "floored slope",
         methods.make("bayesbinn-published", natural0=NATURAL),
         _means,
         biased=ALL,

@@ -11,22 +11,31 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from studies.analysis.figures import save, style
+from studies.truth.learning import KL
 from studies.truth.report import BIAS, PER_PROBLEM, frame
 from studies.truth.rows import Row
 
 FLOOR = 3e-3  # relative biases below it are noise at the default number of draws, and are drawn at the edge
 VARIANCE = "relative variance of the gradient"
 KINDS = {"rounded": "-", "conditional": "--"}
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"marker": "o", "ls": "-"},
+    {"marker": "", "ls": ":"},
+    {"marker": "", "ls": "--"},
+    {"marker": "s", "ls": "-"},
+    {"marker": "^", "ls": "-"},
+)
 SHIFT = 0.13  # between the problems of one row
 TITLES = {
     "bias-temperature": "BayesBiNN: bias",
-    "noise-temperature": "BayesBiNN: noise of a draw",
+    "noise-temperature": "BayesBiNN: noise",
     "bias-rank": "low rank: bias",
-    "noise-rank": "low rank: noise of a draw",
-    "kl-temperature": "KL to the posterior",
-    "kl-rank": "KL to the posterior, low rank",
+    "noise-rank": "low rank: noise",
+    "kl-temperature": "network-hardtanh: KL",
+    "kl-rank": "low rank: KL",
 }
 
 
@@ -39,18 +48,21 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 def oracle(rows: Sequence[Row]) -> Figure:
     """The figure of all rows."""
     data = frame(rows)
-    figure = Figure((13.0, 8.2), layout="constrained")
-    tall, small = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    figure = Figure((13.0, 8.4), layout="constrained")
+    axes = figure.subplot_mosaic([["all", *row] for row in ("ab", "cd", "ef")], width_ratios=(2.1, 1, 1))
     colours = dict(zip(PER_PROBLEM, sns.color_palette("colorblind"), strict=False))
-    _verdicts(tall.subplots(), data, colours)
-    axes = small.subplots(3, 2)
-    _sweep(axes[0, 0], data, BIAS, "bayesbinn", "temperature", colours)
-    _sweep(axes[0, 1], data, VARIANCE, "bayesbinn", "temperature", colours)
-    _sweep(axes[1, 0], data, BIAS, "lowrank-sdp", "rank", colours)
-    _sweep(axes[1, 1], data, VARIANCE, "lowrank-sdp", "rank", colours)
-    _temperatures(axes[2, 0], data)
-    _ranks(axes[2, 1], data, colours)
-    figure.suptitle("Every gradient against the exact one, by enumeration of all 2^n networks")
+    _verdicts(axes["all"], data, colours)
+    _sweep(axes["a"], data, BIAS, "bayesbinn", "temperature", colours)
+    _sweep(axes["b"], data, VARIANCE, "bayesbinn", "temperature", colours)
+    _sweep(axes["c"], data, BIAS, "lowrank-sdp", "rank", colours)
+    _sweep(axes["d"], data, VARIANCE, "lowrank-sdp", "rank", colours)
+    _temperatures(axes["e"], data, colours)
+    _ranks(axes["f"], data, colours)
+    for name in "abcdef":
+        _plain_ticks(axes[name])
+    claims = [row.holds for row in rows if row.holds is not None]
+    found = f"{sum(claims)} of {len(claims)} statements of theory found"
+    figure.suptitle(f"Every gradient against the exact one, by enumeration of all networks: {found}")
     handles = [Line2D([], [], color=c, marker="o", ls="", ms=5, label=name) for name, c in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
@@ -107,7 +119,6 @@ def _sweep(ax: Axes, data: pd.DataFrame, quantity: str, method: str, parameter: 
             ax.plot(line["at"], line["exact"], "o", ms=6, mfc="none", mec="0.25", mew=0.8)
     ax.set(xscale="log", yscale="log", xlabel=parameter)
     ax.set_xticks(sorted(rows["at"].unique()), [f"{at:g}" for at in sorted(rows["at"].unique())])
-    ax.minorticks_off()
     what = "noise" if noise else "bias"
     ax.set_ylabel("sd of one draw / |exact|" if noise else "relative bias")
     if not noise:
@@ -118,28 +129,39 @@ def _sweep(ax: Axes, data: pd.DataFrame, quantity: str, method: str, parameter: 
     ax.set_title(TITLES[f"{what}-{parameter}"], loc="left")
 
 
-def _temperatures(ax: Axes, data: pd.DataFrame) -> None:
-    rows = data[data["quantity"].str.startswith("KL(learnt") & (data["problem"] == "network-hardtanh")]
+def _temperatures(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
+    """One problem; black where nothing was learnt."""
+    problem = "network-hardtanh"
+    rows = data[data["quantity"].str.startswith(KL) & (data["problem"] == problem)]
     rows = rows.assign(t=rows["quantity"].str.rpartition("T=")[2].astype(float))
-    for (method, estimator), line in rows.groupby(["method", "estimator"]):
-        if line["t"].nunique() < 2:
-            continue
-        line = line.sort_values("t")
+    for look, ((method, estimator), line) in zip(LOOKS, _swept(rows), strict=False):
         exact = method == "exact"
-        look = {"ls": ":" if exact else "-", "lw": 1.3, "marker": "" if exact else "o", "ms": 3}
-        label = estimator if exact else f"{method}" + (f", {estimator}" if "rank" in estimator else "")
-        ax.errorbar(line["t"], line["value"], 2 * line["stderr"], label=label, **look)
-    ax.set(xscale="log", yscale="log", xlabel="temperature of the posterior", ylabel="nats, network-hardtanh")
+        label = estimator if exact else f"{method}, {estimator}".removesuffix(", as in training")
+        colour = "black" if exact else colours[problem]
+        line = line.sort_values("t")
+        ax.errorbar(line["t"], line["value"], 2 * line["stderr"], label=label, color=colour, lw=1.2, ms=4, **look)
+    ax.set(xscale="log", yscale="log", xlabel="temperature of the posterior", ylabel="nats")
     ax.set_xticks(sorted(rows["t"].unique()), [f"{t:g}" for t in sorted(rows["t"].unique())])
-    ax.minorticks_off()
     if ax.get_legend_handles_labels()[0]:  # none where the study has one temperature
-        ax.legend(fontsize="xx-small", ncols=2, loc="upper center")
-        ax.set_ylim(top=6 * rows["value"].max())  # room for the legend
+        ax.legend(fontsize="xx-small", loc="upper right")
+        ax.set_ylim(top=20 * rows["value"].max())  # room for the legend
     ax.set_title(TITLES["kl-temperature"], loc="left")
 
 
+def _swept(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """What stands at more than one temperature, by method and estimator."""
+    return [(key, line) for key, line in rows.groupby(["method", "estimator"]) if line["t"].nunique() > 1]
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """1, 2, 5 times powers of ten on the value axis, and no ticks between."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.minorticks_off()
+
+
 def _ranks(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
-    rows = data[data["quantity"].str.startswith("KL(learnt") & (data["parameter"] == "rank")]
+    rows = data[data["quantity"].str.startswith(KL) & (data["parameter"] == "rank")]
     rows = rows[rows["quantity"].str.endswith("T=1")]
     floors = data[(data["estimator"] == "best independent signs") & data["quantity"].str.endswith("T=1")]
     for problem, line in rows.groupby("problem"):
@@ -149,6 +171,5 @@ def _ranks(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
             ax.axhline(floor, color=colours[problem], ls=":", lw=1)
     ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="nats")
     ax.set_xticks(sorted(rows["at"].unique()), [f"{at:g}" for at in sorted(rows["at"].unique())])
-    ax.minorticks_off()
     ax.legend(handles=[Line2D([], [], color="0.3", ls=":", label="best independent signs")], fontsize="x-small")
     ax.set_title(TITLES["kl-rank"], loc="left")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,9 @@ def _draws(case: Case, problem: Tiny, laws: Sequence[WeightLaw], draws: int) -> 
     return torch.cat(chunks)
 
 
-def _rows(case: Case, problem: Tiny, sample: Sample, exact: Tensor, error: Tensor, predicted: Tensor | None):
+def _rows(
+    case: Case, problem: Tiny, sample: Sample, exact: Tensor, error: Tensor, predicted: Tensor | None
+) -> Iterator[Row]:
     size = float(exact.norm())
     bias = sample.mean - exact
     found = not sample.agrees(exact, error)
@@ -94,7 +97,7 @@ def _rows(case: Case, problem: Tiny, sample: Sample, exact: Tensor, error: Tenso
 
     yield row("relative bias", float(bias.norm()) / size, expected, noise, holds)
     along = sample.error_along(exact / size) / size
-    across = (float((sample.errors**2).sum()) / size**2 - along**2) ** 0.5 if noise > along else 0.0
+    across = math.sqrt(max(0.0, float((sample.errors**2).sum()) / size**2 - along**2))
     yield row(
         "cosine", cosine(sample.mean, exact), None if predicted is None else cosine(predicted, exact), across, None
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from studies.truth import facts, gradients, low_rank_facts
+from studies.truth import gradients, low_rank_facts, relaxed_facts, stochastic_units
 from studies.truth.cases import RANKS, TEMPERATURES, cases
 from studies.truth.learners import lessons
 from studies.truth.problems import problems
@@ -34,8 +34,8 @@ def rows(size: Size, *, told: Callable[[str], None] = lambda part: None) -> Iter
     found = problems()
     tables = {name: problem.table() for name, problem in found.items()}
     told("facts")
-    yield from facts.gumbel_scale(10 * size.draws)
-    yield from facts.straight_through_scale(5 * size.draws)
+    yield from relaxed_facts.gumbel_scale(10 * size.draws)
+    yield from stochastic_units.straight_through_scale(5 * size.draws)
     yield from low_rank_facts.facts(found["neuron-squared"], 5 * size.draws)
     for case in cases(size.temperatures, size.ranks):
         told(f"gradients: {case.name}, {case.estimator}")

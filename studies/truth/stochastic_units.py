@@ -1,64 +1,26 @@
-"""Known facts of single estimators, each measured in the product's code and compared with quadrature or enumeration."""
+"""Straight-through gradients of stochastic binary units, whose errors are mostly of scale, layer by layer.
+
+Networks of real weights and logistic noise with 2^6 states: the gradient, and the mean of every straight-through
+estimator of it, are sums over states. Estimators as in Bengio, Leonard & Courville 2013.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core.interface import Rng, Surrogate, Tape
-from core.laws import Bernoulli
-from core.ops import RelaxedSign, StraightThrough, log_sech2, logistic_noise, sign, surrogate_value
-from core.readings import Draw
+from core.interface import Rng, Surrogate
+from core.ops import StraightThrough, log_sech2, logistic_noise, sign, surrogate_value
 from core.seeds import generator
 from solvers import enumeration
-from studies.truth import theory
-from studies.truth.rows import Row, Sample, agrees, cosine
+from studies.truth.rows import Row, Sample, cosine
 
-SCALES = ((1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (0.5, 0.0), (0.2, 0.0), (0.1, 0.0), (0.1, 2.0))  # (temperature, lambda)
-NETS, UNITS = 8, 3  # stochastic networks of the straight-through study
+NETS, UNITS = 8, 3  # networks, units a layer
 # what the median network shows of the identity, at least
 LEAST = {"norm ratio": 1.0, "cosine": 0.6, "relative bias": 0.5, "share of error that one factor removes": 0.5}
-
-
-def gumbel_scale(draws: int) -> Iterator[Row]:
-    """E[s] / N of the relaxed sign, natural gradient of a linear loss: 1 only as the temperature goes to 0.
-
-    Meng, Bachmann & Khan 2020 take it for unbiased. The deviation of one draw grows as the temperature falls.
-    """
-    for temperature, natural in SCALES:
-        law = Bernoulli(torch.full((1, draws), natural, dtype=torch.float64))
-        (coordinate,), tape = law.coordinates(), Tape()
-        Draw(RelaxedSign(temperature))(law, _Sum(), torch.ones(1, draws).double(), generator("oracle", "scale"), tape)
-        tape.drawn[0].weights.grad = torch.ones(1, draws).double()  # a linear loss with slope 1
-        tape.pull_back()
-        assert coordinate.parameter.grad is not None
-        scale = coordinate.geometry.to_tangent(coordinate.parameter.detach(), coordinate.parameter.grad).flatten()
-        mean, deviation = (float(q) for q in theory.gumbel_scale(torch.tensor(natural).double(), temperature))
-        about = f"relaxed sign, temperature {temperature:g}"
-        error = float(scale.std()) / math.sqrt(draws)
-        value = float(scale.mean())
-        yield Row(
-            "linear",
-            "bayesbinn",
-            about,
-            f"E[s]/N at lambda {natural:g}",
-            value,
-            mean,
-            error,
-            agrees(value, mean, error),
-        )
-        # delta method: the error of a deviation from the fourth moment
-        squares = (scale - value) ** 2
-        spread = float(squares.mean().sqrt())
-        error = float(squares.std()) / (2 * spread * math.sqrt(draws))
-        found = agrees(spread, deviation, error)
-        yield Row(
-            "linear", "bayesbinn", about, f"deviation of s/N at lambda {natural:g}", spread, deviation, error, found
-        )
 
 
 def straight_through_scale(draws: int) -> Iterator[Row]:
@@ -106,17 +68,6 @@ def _scale_rows(place: str, name: str, layer: int, sample: Sample, mean: Tensor,
         for c, m in ((cosine(sample.mean, truth), sample.mean), (angle, mean))
     ]
     yield row("share of error that one factor removes", 1 - left[0], 1 - left[1], across / size)
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """The contraction w'x alone, as a Contract."""
-
-    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
-        return x @ weights.mT
-
-    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
-        return (x * x) @ weights.mT
 
 
 @dataclass(frozen=True)
