@@ -54,7 +54,11 @@ BernoulliDraw draw_of(std::int64_t size, Address natural, Address weights, Addre
 
 NB_MODULE(_kernels, m) {
     m.attr("FLAGS") = BITRELAX_FLAGS;
+#ifdef __clang__
     m.attr("COMPILER") = __VERSION__;
+#else
+    m.attr("COMPILER") = "GCC " __VERSION__;
+#endif
     m.def("best_level", [] { return static_cast<int>(best_level()); });
     m.def(
         "point_adam",
