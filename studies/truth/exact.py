@@ -20,7 +20,7 @@ from core.ops import sign
 from solvers import enumeration
 
 CONDITIONAL_DRAWS = 20_000
-NODES = 48  # of Gauss-Hermite quadrature, a dimension
+NODES = 96  # of Gauss-Hermite quadrature, a dimension: relative error 3e-6 at d = 0.3, |row| = 1
 LINE = 12.0  # standard normals beyond it have probability 4e-33
 
 
@@ -112,8 +112,7 @@ def _on_line(table: Tensor, rows: Tensor, i: int) -> Tensor:
     derivative = enumeration.discrete_derivative(table, i)
     at_origin = mean + origin @ factors
     if len(factors) == 1:
-        total, moment = derivative[enumeration.index(at_origin)], torch.zeros(1, dtype=rows.dtype)
-        return weight * total * torch.cat([torch.ones(1, dtype=rows.dtype), origin])
+        return weight * derivative[enumeration.index(at_origin)] * torch.cat([torch.ones_like(origin), origin])
     along = torch.stack([-factors[1, i], factors[0, i]]) / deviation
     total, moment = _step_moments(derivative, at_origin, along @ factors)
     return weight * torch.cat([total[None], total * origin + moment * along])
