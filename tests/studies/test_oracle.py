@@ -20,7 +20,7 @@ from core.interface import Reading, Tape, WeightLaw
 from core.laws import Bernoulli, Point
 from core.low_rank import LowRank, LowRankPlusDiagonal
 from core.moments import Moments, PropagatedSign
-from core.ops import ClippedStraightThrough, RelaxedSign, StraightThrough
+from core.ops import ClippedStraightThrough, ErfSign, RelaxedSign, StraightThrough
 from core.readings import Draw, SignActivation
 from core.seeds import generator
 from solvers import enumeration
@@ -269,6 +269,48 @@ def test_another_estimator_under_the_same_name_is_found_out(
     assert verdict(case, problem, table) is True
     changed = replace(case, method=replace(case.method, train=lambda progress: wrong))
     assert verdict(changed, problem, table) is False
+
+
+def halved(method):
+    return lambda self, latent: 0.5 * method(self, latent)
+
+
+def with_sign_of_the_spread_turned(self: UnitGaussian, noise: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    means = self.means.detach()
+    return (gradient * (1 + means * noise / torch.sqrt(1 - means**2)),)
+
+
+BROKEN = {
+    "logistic noise of twice the width": (Bernoulli, "latent", lambda self, noise: self.natural + 2 * noise),
+    "shared noise of half the width": (
+        LowRank,
+        "latent",
+        lambda self, r: self.rows[0] + torch.tensordot(r, self.rows[1:], 1) / 2,
+    ),
+    "a mean that forgets the rounding": (UnitGaussian, "mean", lambda self: self.means),
+    "a spread that moves the other way": (UnitGaussian, "pull_back", with_sign_of_the_spread_turned),
+    "half the slope of the relaxed sign": (RelaxedSign, "slope", halved(RelaxedSign.slope)),
+    "half the slope of the conditional mean": (ErfSign, "slope", halved(ErfSign.slope)),
+}
+SHOWN_BY = {
+    "logistic noise of twice the width": ("bayesbinn", "relaxed sign, temperature 1"),
+    "shared noise of half the width": ("lowrank-sdp", "rounded, rank 1"),
+    "a mean that forgets the rounding": ("gaussian-vi", "rounded, held spread"),
+    "a spread that moves the other way": ("gaussian-vi", "smooth, moving spread"),
+    "half the slope of the relaxed sign": ("bayesbinn", "relaxed sign, temperature 1"),
+    "half the slope of the conditional mean": ("lowrank-sdp", "conditional, rank 1"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_fault_in_the_product_is_found_out(fault: str, tiny: dict, tables: dict, monkeypatch) -> None:
+    case = case_of(*SHOWN_BY[fault])
+    # the spread's direction shows only where the loss bends in the weight itself
+    name = "neuron-squared" if "spread" in fault else "neuron-folded"
+    assert gradients.measure(case, tiny[name], tables[name], draws=8000)[0].holds is True
+    owner, verb, wrong = BROKEN[fault]
+    monkeypatch.setattr(owner, verb, wrong)
+    assert gradients.measure(case, tiny[name], tables[name], draws=8000)[0].holds is False
 
 
 def test_an_estimator_whose_documented_bias_is_gone_is_found_out(tiny: dict, tables: dict) -> None:
