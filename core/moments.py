@@ -173,14 +173,15 @@ def hard_tanh(h: Gaussian) -> Gaussian:
     return Gaussian(mean, (atoms + between).clamp_min(0))
 
 
-def sampled_maximum(windows: Gaussian, rng: Rng) -> Gaussian:
-    """Stochastic max pooling over the last dimension: the index of the largest of one sample, its mean and variance.
+def sampled_maximum(h: Gaussian, window: tuple[int, int], rng: Rng) -> Gaussian:
+    """Stochastic max pooling of (B, C, H, W): where one sample is largest in its window, the mean and variance there.
 
-    P(index) = P(that entry is the largest), exactly; both moments are of that index; no gradient reaches the choice.
+    P(entry) = P(it is the largest), exactly; both moments are of that entry; no gradient reaches the choice. Rows and
+    columns that fill no window are left out.
     """
     with torch.no_grad():
-        index = windows.sample(rng).argmax(-1, keepdim=True)
-    return windows.map(lambda moment: moment.gather(-1, index).squeeze(-1))
+        _, index = F.max_pool2d(h.sample(rng), window, return_indices=True)
+    return h.map(lambda moment: moment.flatten(2).gather(2, index.flatten(2)).view(index.shape))
 
 
 MOMENTS_OF: Mapping[str, Callable[[Gaussian], Gaussian]] = {"relu": rectified, "hardtanh": hard_tanh}

@@ -83,12 +83,8 @@ class MaxPool(nn.Module):
 
     def forward(self, x: Signal, reading: Reading, rng: Rng) -> Signal:
         if isinstance(x, Gaussian):
-            return sampled_maximum(x.map(self._windows), rng)
+            return sampled_maximum(x, (self.size, self.size), rng)
         return F.max_pool2d(x, self.size)
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H // size, W // size, size * size)."""
-        return x.unfold(2, self.size, self.size).unfold(3, self.size, self.size).flatten(-2)
 
 
 class AveragePool(nn.Module):

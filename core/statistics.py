@@ -157,11 +157,12 @@ def stochastic_batch_norm(h: Gaussian, norm: Any) -> tuple[Gaussian, Tensor, Ten
     axes = _axes(h.mean)
     count = h.mean.numel() // h.mean.shape[1]
     centre = h.mean.mean(axes)
-    variance = h.variance.mean(axes) + h.mean.var(axes, correction=1 if count > 1 else 0)
+    offset = h.mean - _per_channel(centre, h)
+    variance = h.variance.mean(axes) + (offset * offset).sum(axes) / max(1, count - 1)
     scale = torch.rsqrt(variance + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
-    mean = (h.mean - _per_channel(centre, h)) * _per_channel(scale, h)
+    mean = offset * _per_channel(scale, h)
     if norm.bias is not None:
         mean = mean + _per_channel(norm.bias, h)
     spread = h.variance * _per_channel(scale * scale, h)

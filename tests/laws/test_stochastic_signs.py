@@ -320,6 +320,13 @@ WINDOWS = {  # means and variances of one window; in the last two the largest me
 EVERY_WINDOW = pytest.mark.parametrize("window", WINDOWS)
 
 
+def largest(windows: Gaussian, rng: torch.Generator) -> Gaussian:
+    """Stochastic max pooling over the last dimension, as pooling of a one-row image of windows."""
+    size = windows.shape[-1]
+    pooled = sampled_maximum(windows.map(lambda moment: moment.reshape(1, 1, 1, -1)), (1, size), rng)
+    return pooled.map(lambda moment: moment.reshape(windows.shape[:-1]))
+
+
 def copied(window: str, n: int) -> Gaussian:
     mean, variance = WINDOWS[window]
     return Gaussian(mean.expand(n, -1), variance.expand(n, -1))
@@ -359,7 +366,7 @@ def test_quadrature_of_two_gaussians_is_the_closed_form():
 def test_an_entry_is_passed_on_as_often_as_it_is_the_largest(window):
     n, p = 100_000, p_largest(window)
     assert p.sum().item() == pytest.approx(1, abs=1e-10)
-    share = torch.bincount(chosen(window, sampled_maximum(copied(window, n), seeded())), minlength=len(p)) / n
+    share = torch.bincount(chosen(window, largest(copied(window, n), seeded())), minlength=len(p)) / n
     assert ((share - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
     # the largest mean is not always the largest, nor is it the softmax or the deviation that decides
     assert p.max() < 0.95
@@ -367,7 +374,7 @@ def test_an_entry_is_passed_on_as_often_as_it_is_the_largest(window):
 
 @EVERY_WINDOW
 def test_both_moments_are_of_the_chosen_entry(window):
-    out = sampled_maximum(copied(window, 5000), seeded())
+    out = largest(copied(window, 5000), seeded())
     mean, variance = WINDOWS[window]
     index = chosen(window, out)
     assert torch.equal(out.mean, mean[index]) and torch.equal(out.variance, variance[index])
@@ -401,7 +408,7 @@ def test_each_known_wrong_pooling_is_told_from_the_right_one(wrong):
     n, p = 50_000, p_largest("three")
     mean, variance = WINDOWS["three"]
     bad = WRONG_POOLS[wrong](copied("three", n))
-    right = sampled_maximum(copied("three", n), seeded())
+    right = largest(copied("three", n), seeded())
     misses = []
     for got, wrongly, values in ((right.mean, bad.mean, mean), (right.variance, bad.variance, variance)):
         expected = p @ values
@@ -415,7 +422,7 @@ def test_windows_are_pooled_independently_over_the_last_dimension():
     mean, variance = WINDOWS["two"]
     n = 20_000
     h = Gaussian(mean.expand(n, 3, 2, 2), variance.expand(n, 3, 2, 2))
-    out = sampled_maximum(h, seeded())
+    out = largest(h, seeded())
     assert out.shape == (n, 3, 2)
     first = (out.mean == mean[0]).to(F64).flatten(1)
     correlation = torch.corrcoef(first.T) - torch.eye(6, dtype=F64)
@@ -424,7 +431,7 @@ def test_windows_are_pooled_independently_over_the_last_dimension():
 
 def test_windows_without_variance_are_pooled_as_ordinary_max_pooling_does():
     mean = torch.randn(50, 4, generator=seeded(), dtype=F64)
-    out = sampled_maximum(Gaussian(mean, torch.zeros_like(mean)), seeded())
+    out = largest(Gaussian(mean, torch.zeros_like(mean)), seeded())
     assert torch.equal(out.mean, mean.amax(-1))
 
 
@@ -458,7 +465,7 @@ def test_the_pooling_layer_passes_each_entry_as_often_as_it_is_the_largest():
 
 def test_the_gradient_flows_to_the_chosen_pair_and_to_nothing_else():
     mean, variance = (v.expand(100, -1).clone().requires_grad_() for v in WINDOWS["four"])
-    out = sampled_maximum(Gaussian(mean, variance), seeded())
+    out = largest(Gaussian(mean, variance), seeded())
     index = chosen("four", Gaussian(out.mean.detach(), out.variance.detach()))
     (3 * out.mean.sum() + 5 * out.variance.sum()).backward()
     picked = F.one_hot(index, 4).to(F64)
