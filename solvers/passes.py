@@ -98,8 +98,8 @@ def lowrank_step(
     draw of `coefficients`. One row at a time: the outer product is never formed.
     """
     radial = _combined(rows, used).mul_(gradient).mul_(scale) if unit else None  # <gradient of the rows, rows>
-    for k, row in enumerate(rows):
-        direction = gradient * (scale if k == 0 else scale * used[k - 1])
+    for k, (row, c) in enumerate(zip(rows, [1.0, *used.tolist()], strict=True)):
+        direction = gradient * (scale * c)
         direction.add_(row, alpha=decay)
         if radial is not None:
             direction.addcmul_(radial, row, value=-1)
@@ -113,8 +113,8 @@ def lowrank_step(
 
 def _combined(rows: Tensor, coefficients: Tensor) -> Tensor:
     total = rows[0].clone()
-    for c, row in zip(coefficients, rows[1:], strict=True):
-        total.addcmul_(row, c)
+    for c, row in zip(coefficients.tolist(), rows[1:], strict=True):
+        total.add_(row, alpha=c)
     return total
 
 

@@ -7,7 +7,7 @@ namespace bitrelax::BITRELAX_LEVEL {
 
 namespace {
 
-constexpr std::int64_t BLOCK = 1024;  // weights a block: (rank + 1) x 2 arrays of 4 KiB each
+constexpr std::int64_t BLOCK = 256;  // weights a block: (rank + 1) x 2 arrays of 1 KiB each, within the first cache
 
 // z = rows[0] + sum_k coefficients[k] rows[k + 1] over one block.
 BITRELAX_INLINE void combine(const float* rows, const float* coefficients, int rank, std::int64_t stride,

@@ -26,6 +26,7 @@ from core.interface import Budget, Method, Reading
 from core.ops import StraightThrough
 from core.readings import Draw
 from core.seeds import generator
+from solvers.bop import Bop
 from solvers.fused import FusedAdam, FusedSGD
 from solvers.geometric import GeometricAdam, real_solvers
 
@@ -135,4 +136,4 @@ def _eager(method: Method) -> Method:
 
 def _is_fused(name: str) -> bool:
     run = started(Entry("784-256-10", name, "native"))
-    return any(isinstance(solver, (FusedAdam, FusedSGD)) for solver in run.solvers)
+    return any(isinstance(solver, (Bop, FusedAdam, FusedSGD)) for solver in run.solvers)
