@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from studies.truth import figure, report, study
 
     torch.set_num_threads(1)
+    out = arguments.out or (None if arguments.quick else Path("results/oracle"))
     started = datetime.now(UTC)
     size = study.QUICK if arguments.quick else study.Size()
     if arguments.temperature:
@@ -47,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.show(rows, console)
     made = manifest(["python", "-m", "studies.oracle", *words], started=started, workers=1, backend="serial")
     try:
-        if arguments.out is not None:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            report.write(rows, arguments.out / "rows.json")
-            written = figure.draw(rows, arguments.out)
-            (arguments.out / "manifest.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            console.print("\n".join(["wrote", *(f"  {path}" for path in (arguments.out / "rows.json", *written))]))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            report.write(rows, out / "rows.json")
+            written = figure.draw(rows, out)
+            (out / "manifest.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            console.print("\n".join(["wrote", *(f"  {path}" for path in (out / "rows.json", *written))]))
         if arguments.json is not None:
             report.write(rows, arguments.json)
     except OSError as error:
@@ -69,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("results/oracle"), help="default: results/oracle"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="rows, figure and manifest (default: results/oracle; with --quick: nowhere)",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="the rows as one JSON list, besides")
     parser.add_argument(

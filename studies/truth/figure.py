@@ -162,8 +162,9 @@ def _plain_ticks(ax: Axes) -> None:
 
 def _ranks(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
     rows = data[data["quantity"].str.startswith(KL) & (data["parameter"] == "rank")]
-    rows = rows[rows["quantity"].str.endswith("T=1")]
-    floors = data[(data["estimator"] == "best independent signs") & data["quantity"].str.endswith("T=1")]
+    first = rows["quantity"].iloc[0]  # every rank is trained at the first temperature only
+    rows = rows[rows["quantity"] == first]
+    floors = data[(data["estimator"] == "best independent signs") & (data["quantity"] == first)]
     for problem, line in rows.groupby("problem"):
         line = line.sort_values("at")
         ax.errorbar(line["at"], line["value"], 2 * line["stderr"], color=colours[problem], marker="o", ms=3, lw=1.3)

@@ -17,7 +17,7 @@ from torch import Size, Tensor, vmap
 
 from core.fit import Run, fit
 from core.interface import Budget, Context, Method, WeightLaw
-from core.laws import Bernoulli, Point
+from core.laws import Point
 from core.seeds import generator
 from solvers import enumeration
 from studies.truth.problems import EXAMPLES, Tiny
@@ -44,17 +44,16 @@ def learn(
 ) -> Iterator[Row]:
     """Train with `seeds` seeds on the loss / temperature; means over seeds with their standard errors.
 
-    Theory has two words here. A point at w is as far as -log p(w) = -log p(best) + N (f(w) - f(best)) / T. BayesBiNN
-    descends on this KL, so it ends below where it began; exact: where its rule ends with exact gradients.
+    exact: for a point at w, -log p(w) = -log p(best) + N (f(w) - f(best)) / T, which must be found; for BayesBiNN, where
+    its rule ends with exact gradients from the same start, of which theory says nothing in so many steps.
     """
     target = enumeration.log_posterior(table, examples=EXAMPLES, temperature=temperature)
     best, ties = enumeration.optimum(table)
     ends: list[_End] = []
     for seed in range(seeds):
         laws = initial(learner.method, problem, seed)
-        exact = begun = math.nan
-        if all(isinstance(law, Bernoulli) for law in laws) and learner.name == "bayesbinn":
-            begun, _ = kl_of(laws, target, seed)
+        exact = math.nan
+        if learner.name == "bayesbinn":
             exact = _by_exact_rule(table, torch.cat([_natural(law) for law in laws]), target, temperature)
         train(laws, learner.method, problem, temperature=temperature, steps=steps, seed=seed)
         divergence, error = kl_of(laws, target, seed)
@@ -62,24 +61,24 @@ def learn(
         gap = float(table[enumeration.index(mode)]) - best
         if all(isinstance(law, Point) for law in laws):
             exact = float(-target.max()) + EXAMPLES / temperature * gap
-        ends.append(_End(divergence, error, exact, begun, float(enumeration.hamming(mode, ties)), gap))
+        ends.append(_End(divergence, error, exact, float(enumeration.hamming(mode, ties)), gap))
     yield from _rows(learner, problem, f"T={temperature:g}", ends)
 
 
 class _End(NamedTuple):
-    """How one training ended: KL, its own error, what it should be and what it was at first; the mode's distances."""
+    """How one training ended: KL, its own error, its exact counterpart (nan: none); the mode's distances."""
 
     divergence: float
     error: float
     exact: float
-    begun: float
     distance: float
     gap: float
 
 
 def _rows(learner: Learner, problem: Tiny, setting: str, ends: Sequence[_End]) -> Iterator[Row]:
     means = torch.tensor(ends, dtype=torch.float64).mean(0).tolist()
-    divergence, _, exact, begun, _, _ = means
+    divergence, _, exact, _, _ = means
+    known = math.isfinite(exact)
 
     def row(quantity: str, at: int, exact: float | None, holds: bool | None) -> Row:
         values = torch.tensor([end[at] for end in ends], dtype=torch.float64)
@@ -89,14 +88,10 @@ def _rows(learner: Learner, problem: Tiny, setting: str, ends: Sequence[_End]) -
         stderr = math.hypot(between, within)
         return Row(problem.name, *about, means[at], exact, stderr, holds, learner.parameter, learner.at)
 
-    holds = None
-    if math.isfinite(begun):
-        holds = divergence < begun
-    elif math.isfinite(exact):
-        holds = agrees(divergence, exact, 0.0)
-    yield row(KL, 0, exact if math.isfinite(exact) else None, holds)
-    yield row("Hamming distance of the mode to the optimum", 4, 0.0, None)
-    yield row("loss of the mode above the optimum", 5, 0.0, None)
+    point = known and learner.name != "bayesbinn"
+    yield row(KL, 0, exact if known else None, agrees(divergence, exact, 0.0) if point else None)
+    yield row("Hamming distance of the mode to the optimum", 3, 0.0, None)
+    yield row("loss of the mode above the optimum", 4, 0.0, None)
 
 
 def initial(method: Method, problem: Tiny, seed: int) -> list[WeightLaw]:
