@@ -44,8 +44,8 @@ def learn(
 ) -> Iterator[Row]:
     """Train with `seeds` seeds on the loss / temperature; means over seeds with their standard errors.
 
-    exact: for a point at w, -log p(w) = -log p(best) + N (f(w) - f(best)) / T, which must be found; for BayesBiNN, where
-    its rule ends with exact gradients from the same start, of which theory says nothing in so many steps.
+    exact: for a point at w, -log p(w) = -log p(best) + N (f(w) - f(best)) / T, which must be found; for BayesBiNN,
+    where its rule ends with exact gradients from the same start, of which theory says nothing in so many steps.
     """
     target = enumeration.log_posterior(table, examples=EXAMPLES, temperature=temperature)
     best, ties = enumeration.optimum(table)
