@@ -38,9 +38,9 @@ def blrnet(
     if not 0 <= transfer < 1:
         raise ValueError(f"transfer must be in [0, 1): a share of the budget (got {transfer})")
     signs, sampled = SignActivation(StraightThrough()), StochasticSign(temperature)
-    scores = output_scores(output)
+    scores, box = output_scores(output), Box(bound)
     return Method(
-        law=lambda shape, rng: Bernoulli.of_means(init * initial_uniform(shape, rng), geometry=Box(bound)),
+        law=lambda shape, rng: Bernoulli.of_means(init * initial_uniform(shape, rng), geometry=box),
         train=lambda progress: Reading(Moments(), sampled),
         solvers=lambda model, budget: [
             GeometricAdam(binary_coordinates(model), lr=lr),

@@ -23,9 +23,9 @@ def blrnet_propagate(
 
     In the paper its binary networks lose 8 to 12 points on CIFAR-10 against the propagated one; blrnet samples.
     """
-    signs, moments = SignActivation(StraightThrough()), PropagatedSign()
+    signs, moments, box = SignActivation(StraightThrough()), PropagatedSign(), Box(bound)
     return Method(
-        law=lambda shape, rng: Bernoulli.of_means(init * initial_uniform(shape, rng), geometry=Box(bound)),
+        law=lambda shape, rng: Bernoulli.of_means(init * initial_uniform(shape, rng), geometry=box),
         train=lambda progress: Reading(Moments(), moments),
         solvers=lambda model, budget: [
             GeometricAdam(binary_coordinates(model), lr=lr),
