@@ -29,6 +29,7 @@ from studies.runner.best import BestEpoch
 from studies.runner.built import Built, build
 from studies.runner.cells import Cell
 from studies.runner.checkpoint import Checkpoint, CheckpointRefused
+from studies.runner.propagation import propagation_error
 from studies.runner.records import StorageError
 from studies.runner.training import Body, train
 
@@ -125,6 +126,8 @@ def _measured(cell: Cell, data_dir: Path | None, checkpoint: Checkpoint | None, 
     body["predictions"] = _score(built, answers)
     body["test_reads"] = built.problem.test.reads
     body["weights"] = _weights(built.model)
+    if (error := propagation_error(built)) is not None:
+        body["propagation_error"] = error
     body["best_epoch"] = None if best is None else best.summary()
     body["status"] = "finished"
     return _state(built.model, answers, best)

@@ -182,6 +182,33 @@ def test_a_one_bit_input_that_is_not_one_fails_the_audit_with_rule_and_layer():
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
+def residual(cell, method, **options):
+    chosen = cell(method, problem="digits", epochs=1)
+    network = {"name": "resnet18", "channels": [4, 8], "activation": "sign", **options}
+    config = {**chosen.config(), "network": {**architectures.defaults("resnet18"), **network}}
+    return measure(type(chosen)(**config), None)[0]
+
+
+def test_propagation_through_a_residual_network_is_refused_with_the_two_ways_on(cell):
+    body = residual(cell, "blrnet-propagate")
+    assert body["status"] == "failed"
+    assert "network.assume_independent=true" in body["reason"] and "sample with blrnet" in body["reason"]
+
+
+def test_an_assumed_independence_has_its_error_against_monte_carlo_on_record(cell):
+    body = residual(cell, "blrnet-propagate", assume_independent=True)
+    assert body["status"] == "finished"
+    error = body["propagation_error"]
+    assert (error["draws"], error["examples"]) == (128, 256)
+    # beyond chance: branches of one signal, and positions that share weights; yet of the order of the truth
+    assert 2 * error["noise"] < error["mean"] < 3 and 0.05 < error["variance"] < 20
+
+
+def test_sampling_through_a_residual_network_assumes_nothing_and_records_no_error(cell):
+    body = residual(cell, "blrnet")
+    assert body["status"] == "finished" and "propagation_error" not in body
+
+
 def test_real_weights_under_a_one_bit_rule_fail_the_audit(plugin, cell):
     body, state = measure(cell("boasting"), None)
     assert body["status"] == "failed"
