@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from core import native
 from core.geometry import EUCLIDEAN, BernoulliFisher
 from core.interface import BINARY, Coordinate, Geometry, Rng, WeightLaw
 from core.ops import log_sech2, logistic_noise, sign
@@ -165,10 +166,14 @@ class _BernoulliMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, natural: Tensor) -> tuple[Tensor, Tensor]:
-        t = torch.exp(-2 * natural.abs())
-        inverse = 1 / (1 + t)
-        mean = torch.copysign((1 - t) * inverse, natural)
-        variance = 4 * t * inverse * inverse
+        if native.serves(natural):
+            mean, variance = torch.empty_like(natural), torch.empty_like(natural)
+            native.bernoulli_moments(natural, mean, variance)
+        else:
+            t = natural.abs().mul_(-2).exp_()
+            inverse = (t + 1).reciprocal_()
+            mean = (1 - t).mul_(inverse).copysign_(natural)
+            variance = t.mul_(4).mul_(inverse).mul_(inverse)
         ctx.save_for_backward(mean, variance)
         return mean, variance
 
@@ -176,8 +181,12 @@ class _BernoulliMoments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         mean, variance = ctx.saved_tensors
-        pulled: Tensor = variance * (gradients[0] - 2 * mean * gradients[1])
-        return pulled
+        by_mean, by_variance = (gradient.contiguous() for gradient in gradients)
+        if native.serves(mean, variance, by_mean, by_variance):
+            pulled = torch.empty_like(mean)
+            native.bernoulli_pull_back(mean, variance, by_mean, by_variance, pulled)
+            return pulled
+        return torch.addcmul(by_mean, mean, by_variance, value=-2).mul_(variance)
 
 
 def initial_uniform(shape: torch.Size, rng: Rng) -> Tensor:

@@ -233,7 +233,8 @@ def _variant(output: str) -> tuple[Callable[[Signal, Tensor], Tensor], Callable[
 
 
 def _gaussian(mean: Tensor, variance: Tensor) -> Gaussian:
-    return Gaussian(mean, variance.clamp_min(0).expand_as(mean))  # a sum over ones may round below 0
+    # a sum of terms >= 0 is >= 0 in floating point too, but a convolution's algorithm may add and subtract
+    return Gaussian(mean, (variance.clamp_min(0) if variance.ndim > 2 else variance).expand_as(mean))
 
 
 def _over(value: Tensor, deviation: Tensor) -> Tensor:

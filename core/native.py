@@ -1,7 +1,8 @@
 """The native kernels, checked: which path runs, and one function a kernel that takes tensors.
 
 Kernels run where every tensor is float32, contiguous and on the CPU, and the extension is built; elsewhere their torch
-twins do (`solvers.passes`). Noise is a function of a key and an index (`core.counter`), the same on both paths.
+twins do (`solvers.passes`; of a Bernoulli's moments, in `core.laws`). Noise is a function of a key and an index
+(`core.counter`), the same on both paths.
 """
 
 from __future__ import annotations
@@ -194,6 +195,19 @@ def bernoulli_step(
         momentum=momentum,
         decay=decay,
     )
+
+
+def bernoulli_moments(natural: Tensor, mean: Tensor, variance: Tensor, *, level: int | None = None) -> None:
+    """mean = tanh(natural), variance = sech^2(natural)."""
+    _kernels().bernoulli_moments(_level(level), *_addresses(natural, mean, variance))
+
+
+def bernoulli_pull_back(
+    mean: Tensor, variance: Tensor, by_mean: Tensor, by_variance: Tensor, pulled: Tensor, *, level: int | None = None
+) -> None:
+    """pulled = variance (by_mean - 2 mean by_variance), the gradient by the natural parameter."""
+    arrays = _addresses(mean, variance, by_mean, by_variance, pulled)
+    _kernels().bernoulli_pull_back(_level(level), *arrays)
 
 
 def lowrank_draw(rows: Tensor, coefficients: Tensor, weights: Tensor, *, level: int | None = None) -> None:

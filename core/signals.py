@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,25 @@ class Gaussian:
     def sample(self, rng: torch.Generator) -> Tensor:
         """mean + deviation * normal, one normal an entry, differentiable in both (reparameterisation)."""
         normals = torch.randn(self.shape, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean + self.deviation() * normals
+        sampled: Tensor = _Sampled.apply(self.mean, self.variance, normals)  # type: ignore[no-untyped-call]
+        return sampled
+
+
+class _Sampled(torch.autograd.Function):
+    """mean + sqrt(variance) normals; the slope in a variance, normal / (2 deviation), is 0 where the variance is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, variance: Tensor, normals: Tensor) -> Tensor:
+        deviation = variance.sqrt()
+        ctx.save_for_backward(deviation, variance, normals)
+        return torch.addcmul(mean, deviation, normals)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        deviation, variance, normals = ctx.saved_tensors
+        inverse = deviation / variance.clamp_min(torch.finfo(variance.dtype).tiny)  # 0 where both are 0
+        return gradients[0], inverse.mul_(normals).mul_(gradients[0]).mul_(0.5), None
 
 
 Signal = Tensor | Gaussian

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from core.interface import Gaussian, Rng, Signal
 
@@ -154,19 +155,52 @@ def stochastic_batch_norm(h: Gaussian, norm: Any) -> tuple[Gaussian, Tensor, Ten
     channel; mu' = gain (mu - m) / sqrt(v + eps) + bias, sigma'^2 = gain^2 sigma^2 / (v + eps). Peters & Welling 2018
     print sum(sigma^2) / (M - 1), which is the same to O(1 / M).
     """
-    axes = _axes(h.mean)
-    count = h.mean.numel() // h.mean.shape[1]
-    centre = h.mean.mean(axes)
-    offset = h.mean - _per_channel(centre, h)
-    variance = h.variance.mean(axes) + (offset * offset).sum(axes) / max(1, count - 1)
-    scale = torch.rsqrt(variance + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    mean = offset * _per_channel(scale, h)
-    if norm.bias is not None:
-        mean = mean + _per_channel(norm.bias, h)
-    spread = h.variance * _per_channel(scale * scale, h)
-    return Gaussian(mean, spread), centre.detach(), variance.detach()
+    gain, bias = norm.weight, norm.bias
+    mean, spread, *used = _StochasticBatchNorm.apply(h.mean, h.variance, gain, bias, norm.eps)  # type: ignore[no-untyped-call]
+    return Gaussian(mean, spread), *used
+
+
+class _StochasticBatchNorm(torch.autograd.Function):
+    """(mu, sigma^2, gain, bias) -> (mu', sigma'^2, m, v) with a closed-form backward; m and v carry no gradient.
+
+    With o = mu - m, s = gain / sqrt(v + eps), a and b the gradients by mu' and sigma'^2, and sums over a channel:
+    ds = sum(a o) + 2 s sum(b sigma^2), dv = -s ds / (2 (v + eps)), d sigma^2 = s^2 b + dv / M,
+    d mu = s (a - mean a) + 2 dv o / (M - 1), d gain = ds / sqrt(v + eps), d bias = sum a.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mu: Tensor, square: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, ...]:
+        axes, count = _axes(mu), mu.numel() // mu.shape[1]
+        centre = mu.mean(axes)
+        offset = mu - _per_channel(centre, mu)
+        variance = square.mean(axes) + (offset * offset).sum(axes) / max(1, count - 1)
+        root = torch.rsqrt(variance + eps)
+        scale = root if gain is None else root * gain
+        mean = offset * _per_channel(scale, mu)
+        if bias is not None:
+            mean += _per_channel(bias, mu)
+        ctx.save_for_backward(offset, square, scale, root)
+        ctx.mark_non_differentiable(centre, variance)
+        return mean, square * _per_channel(scale * scale, mu), centre, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        offset, square, scale, root = ctx.saved_tensors
+        by_mean, by_spread = gradients[:2]
+        axes, count = _axes(offset), offset.numel() // offset.shape[1]
+        total = by_mean.sum(axes)
+        by_scale = (by_mean * offset).sum(axes) + 2 * scale * (by_spread * square).sum(axes)
+        by_variance = -0.5 * scale * root * root * by_scale
+        to_square = torch.addcmul(
+            _per_channel(by_variance / count, offset), by_spread, _per_channel(scale * scale, offset)
+        )
+        to_mean = (by_mean - _per_channel(total / count, offset)).mul_(_per_channel(scale, offset))
+        to_mean.addcmul_(offset, _per_channel(by_variance * (2 / max(1, count - 1)), offset))
+        to_gain = by_scale * root if ctx.needs_input_grad[2] else None
+        return to_mean, to_square, to_gain, total if ctx.needs_input_grad[3] else None, None
 
 
 def _per_channel(values: Tensor, h: Signal) -> Tensor:

@@ -97,15 +97,15 @@ def lowrank_step(
     """SGD with averaged momentum on rows, whose gradient is the outer product of (1, used) and `gradient`; then the
     draw of `coefficients`. One row at a time: the outer product is never formed.
     """
-    radial = _combined(rows, used).mul_(gradient).mul_(scale) if unit else None  # <gradient of the rows, rows>
+    radial = _combined(rows, used).mul_(gradient).mul_(-scale) if unit else None  # -<gradient of the rows, rows>
+    direction = torch.empty_like(gradient)
     for k, (row, c) in enumerate(zip(rows, [1.0, *used.tolist()], strict=True)):
-        direction = gradient * (scale * c)
-        direction.add_(row, alpha=decay)
+        torch.mul(gradient, scale * c, out=direction)
+        if decay:
+            direction.add_(row, alpha=decay)
         if radial is not None:
-            direction.addcmul_(radial, row, value=-1)
-        if velocity is not None:
-            direction = velocity[k].mul_(momentum).add_(direction, alpha=1 - momentum)
-        row.sub_(direction, alpha=rate)
+            direction.addcmul_(radial, row)
+        row.sub_(direction if velocity is None else velocity[k].lerp_(direction, 1 - momentum), alpha=rate)
     if unit:
         rows.copy_(UnitRows().project(rows))
     lowrank_draw(rows, coefficients, weights)

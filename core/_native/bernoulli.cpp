@@ -129,6 +129,27 @@ void with_rule(const BernoulliDraw& a, Use use) {
 
 }  // namespace
 
+void bernoulli_moments(const BernoulliMoments& a) {
+    const float* __restrict natural = a.natural;
+    float *__restrict mean = a.mean, *__restrict variance = a.variance;
+    BITRELAX_VECTOR
+    for (std::int64_t i = 0; i < a.size; ++i) {
+        const float size = absolute(natural[i]), power = exponential(-2.0f * size);
+        const float t = size > 43.5f ? 0.0f : power, inverse = 1.0f / (1.0f + t);  // no denormals: certain is variance 0
+        mean[i] = with_sign_of((1.0f - t) * inverse, natural[i]);
+        variance[i] = 4.0f * t * inverse * inverse;
+    }
+}
+
+void bernoulli_pull_back(const BernoulliPullBack& a) {
+    const float *__restrict mean = a.mean, *__restrict variance = a.variance;
+    const float *__restrict by_mean = a.by_mean, *__restrict by_variance = a.by_variance;
+    float* __restrict pulled = a.pulled;
+    BITRELAX_VECTOR
+    for (std::int64_t i = 0; i < a.size; ++i)
+        pulled[i] = variance[i] * multiply_add(-2.0f * mean[i], by_variance[i], by_mean[i]);
+}
+
 void bernoulli_draw(const BernoulliDraw& a) {
     with_rule(a, [&](auto rule) { rule.draws(a); });
 }

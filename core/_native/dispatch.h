@@ -51,6 +51,20 @@ struct BernoulliStep {
     float scale, rate, momentum, decay;  // rate = lr / (1 - momentum^t)
 };
 
+// mean = tanh(natural), variance = sech^2(natural).
+struct BernoulliMoments {
+    std::int64_t size;
+    const float* natural;
+    float *mean, *variance;
+};
+
+// pulled = variance (by_mean - 2 mean by_variance): gradients by both moments to that by the natural parameter.
+struct BernoulliPullBack {
+    std::int64_t size;
+    const float *mean, *variance, *by_mean, *by_variance;
+    float* pulled;
+};
+
 // Signs of rows[0] + sum_k coefficients[k] rows[k + 1]; rows: (rank + 1, size).
 struct LowRankDraw {
     std::int64_t size;
@@ -69,12 +83,14 @@ struct LowRankStep {
     bool unit;  // rows of unit length: tangent projection before, normalisation after
 };
 
-#define BITRELAX_KERNELS                        \
-    void point_adam(const PointAdam&);          \
-    void point_bop(const PointBop&);            \
-    void bernoulli_draw(const BernoulliDraw&);  \
-    void bernoulli_step(const BernoulliStep&);  \
-    void lowrank_draw(const LowRankDraw&);      \
+#define BITRELAX_KERNELS                                 \
+    void point_adam(const PointAdam&);                   \
+    void point_bop(const PointBop&);                     \
+    void bernoulli_draw(const BernoulliDraw&);           \
+    void bernoulli_step(const BernoulliStep&);           \
+    void bernoulli_moments(const BernoulliMoments&);     \
+    void bernoulli_pull_back(const BernoulliPullBack&);  \
+    void lowrank_draw(const LowRankDraw&);               \
     void lowrank_step(const LowRankStep&);
 
 namespace portable {

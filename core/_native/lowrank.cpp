@@ -1,5 +1,6 @@
 // Low-rank laws: signs of rows[0] + sum_k eps_k rows[k]. The rows' gradient is an outer product g eps_k that is never
-// formed: pull-back, momentum, retraction to unit rows and next draw in one pass over blocks that stay in cache.
+// formed: pull-back, momentum, retraction to unit rows and next draw in one pass. Of few columns a weight's whole row
+// stays in registers, and every array is read and written once; more go by blocks that stay in cache, to the same bits.
 
 #include "elementwise.h"
 
@@ -48,8 +49,53 @@ BITRELAX_INLINE void move(const LowRankStep& a, float used, const float* __restr
     }
 }
 
+// The mean and RANK columns of one weight in registers: what `move` and `combine` do, in the same order.
+template <int RANK, bool averaged, bool unit>
+void step_in_registers(const LowRankStep& a) {
+    const float* __restrict gradient = a.gradient;
+    float *__restrict rows = a.rows, *__restrict velocity = a.velocity, *__restrict weights = a.weights;
+    const float scale = a.scale, decay = a.decay, momentum = a.momentum, rate = a.rate, rest = 1.0f - a.momentum;
+    const std::int64_t size = a.size;
+    float used[RANK + 1], next[RANK + 1];
+    for (int k = 0; k <= RANK; ++k) {
+        used[k] = k ? a.used[k - 1] : 1.0f;
+        next[k] = k ? a.coefficients[k - 1] : 1.0f;
+    }
+    BITRELAX_VECTOR
+    for (std::int64_t i = 0; i < size; ++i) {
+        const float g = gradient[i];
+        float row[RANK + 1], radial = 0.0f, squares = 0.0f;
+        BITRELAX_UNROLLED
+        for (int k = 0; k <= RANK; ++k) {
+            row[k] = rows[k * size + i];
+            if (unit) radial = k ? multiply_add(used[k], row[k], radial) : row[k];
+        }
+        if (unit) radial = (g * scale) * radial;  // <gradient of the rows, rows>, for rows of unit length
+        BITRELAX_UNROLLED
+        for (int k = 0; k <= RANK; ++k) {
+            float direction = multiply_add(g, used[k] * scale, decay * row[k]);
+            if (unit) direction = multiply_add(-row[k], radial, direction);
+            if (averaged) {
+                direction = multiply_add(velocity[k * size + i], momentum, rest * direction);
+                velocity[k * size + i] = direction;
+            }
+            row[k] = multiply_add(-rate, direction, row[k]);
+            if (unit) squares = multiply_add(row[k], row[k], squares);
+        }
+        const float inverse = unit ? 1.0f / __builtin_sqrtf(squares) : 1.0f;
+        float z = 0.0f;
+        BITRELAX_UNROLLED
+        for (int k = 0; k <= RANK; ++k) {
+            if (unit) row[k] = squares > 0.0f ? row[k] * inverse : (k ? 0.0f : 1.0f);  // as UnitRows.project
+            rows[k * size + i] = row[k];
+            z = k ? multiply_add(next[k], row[k], z) : row[k];
+        }
+        weights[i] = sign_of(z);
+    }
+}
+
 template <bool averaged, bool unit>
-BITRELAX_INLINE void step(const LowRankStep& a) {
+void step_in_blocks(const LowRankStep& a) {
     float z[BLOCK], radial[BLOCK], squares[BLOCK];
     for (std::int64_t start = 0; start < a.size; start += BLOCK) {
         const std::int64_t n = a.size - start < BLOCK ? a.size - start : BLOCK;
@@ -78,6 +124,17 @@ BITRELAX_INLINE void step(const LowRankStep& a) {
         }
         combine(a.rows + start, a.coefficients, a.rank, a.size, n, z);
         signs(z, n, a.weights + start);
+    }
+}
+
+template <bool averaged, bool unit>
+void step(const LowRankStep& a) {
+    switch (a.rank) {
+        case 1: return step_in_registers<1, averaged, unit>(a);
+        case 2: return step_in_registers<2, averaged, unit>(a);
+        case 3: return step_in_registers<3, averaged, unit>(a);
+        case 4: return step_in_registers<4, averaged, unit>(a);
+        default: return step_in_blocks<averaged, unit>(a);
     }
 }
 

@@ -100,6 +100,21 @@ NB_MODULE(_kernels, m) {
         "key"_a, "temperature"_a, "bound"_a, "published"_a, "floor"_a, "damping"_a, "scale"_a, "rate"_a, "momentum"_a,
         "decay"_a);
     m.def(
+        "bernoulli_moments",
+        [](int level, std::int64_t size, Address natural, Address mean, Address variance) {
+            run(BITRELAX_AT(static_cast<Level>(level), bernoulli_moments),
+                BernoulliMoments{size, at(natural), at(mean), at(variance)});
+        },
+        "level"_a, "size"_a, "natural"_a, "mean"_a, "variance"_a);
+    m.def(
+        "bernoulli_pull_back",
+        [](int level, std::int64_t size, Address mean, Address variance, Address by_mean, Address by_variance,
+           Address pulled) {
+            run(BITRELAX_AT(static_cast<Level>(level), bernoulli_pull_back),
+                BernoulliPullBack{size, at(mean), at(variance), at(by_mean), at(by_variance), at(pulled)});
+        },
+        "level"_a, "size"_a, "mean"_a, "variance"_a, "by_mean"_a, "by_variance"_a, "pulled"_a);
+    m.def(
         "lowrank_draw",
         [](int level, std::int64_t size, int rank, Address rows, Address coefficients, Address weights) {
             run(BITRELAX_AT(static_cast<Level>(level), lowrank_draw),

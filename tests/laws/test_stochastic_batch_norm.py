@@ -302,3 +302,58 @@ def test_drawn_networks_under_stochastic_statistics_are_shifted_and_their_own_st
         out = through(norm, drawn, Evaluation(own))
         assert abs(out.mean()) < 1e-12
         torch.testing.assert_close(out.var(), drawn.var() / (drawn.var() + norm.eps), **EXACT)
+
+
+# ------------------------------------------------------------------------------------------------ its closed-form slope
+
+
+def plainly(mean, variance, gain, bias, eps):
+    """The formulas as autograd differentiates them."""
+    axes = [d for d in range(mean.ndim) if d != 1]
+    count = mean.numel() // mean.shape[1]
+    wide = [1, -1] + [1] * (mean.ndim - 2)
+    offset = mean - mean.mean(axes, keepdim=True)
+    v = variance.mean(axes) + offset.square().sum(axes) / max(1, count - 1)
+    scale = gain / torch.sqrt(v + eps)
+    return offset * scale.view(wide) + bias.view(wide), variance * scale.square().view(wide)
+
+
+def slopes(outputs, leaves):
+    chosen = [torch.randn(o.shape, generator=seeded(30 + i), dtype=F64) for i, o in enumerate(outputs)]
+    return torch.autograd.grad(outputs, leaves, chosen)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6, 3), (1, 3), (2, 3, 2, 2)])
+def test_the_slopes_of_all_four_inputs_are_those_of_the_formulas(shape):
+    h, norm = gaussian(*shape), norm_of(3)
+    leaves = [h.mean.requires_grad_(), h.variance.requires_grad_(), norm.weight, norm.bias]
+    ours = stochastic_batch_norm(h, norm)[0]
+    theirs = plainly(*leaves, norm.eps)
+    for a, b in zip((ours.mean, ours.variance), theirs, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+    for a, b in zip(slopes((ours.mean, ours.variance), leaves), slopes(theirs, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_its_slopes_are_those_of_finite_differences(affine):
+    h, norm = gaussian(4, 2), norm_of(2, affine=affine)
+
+    def moments(mean, variance):
+        normalised = stochastic_batch_norm(Gaussian(mean, variance), norm)[0]
+        return normalised.mean, normalised.variance
+
+    assert torch.autograd.gradcheck(moments, (h.mean.requires_grad_(), h.variance.requires_grad_()))
+
+
+def test_a_sample_of_a_gaussian_has_the_slopes_of_mean_plus_deviation_times_normal():
+    h = gaussian(5, 3)
+    h.variance[0] = 0.0
+    leaves = [h.mean.requires_grad_(), h.variance.requires_grad_()]
+    sample = h.sample(seeded())
+    normals = torch.randn(h.shape, generator=seeded(), dtype=F64)
+    torch.testing.assert_close(sample, h.mean + h.deviation() * normals, **EXACT)
+    by_mean, by_variance = slopes((sample,), leaves)
+    expected = slopes((h.mean + h.deviation() * normals,), leaves)
+    torch.testing.assert_close((by_mean, by_variance), expected, **EXACT)
+    assert (by_variance[0] == 0).all()  # not infinite, where the entry is certain

@@ -184,7 +184,7 @@ def test_bop_flips_where_the_average_pushes_past_the_threshold():
 @pytest.mark.parametrize("module", PATHS)
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 6])  # 4 at most in registers, more in blocks
 def test_low_rank_step_is_the_outer_products_in_float64(module, unit, momentum, rank):
     rng = torch.Generator().manual_seed(5)
     rows = torch.randn(rank + 1, N, generator=rng)
@@ -211,6 +211,59 @@ def test_low_rank_step_is_the_outer_products_in_float64(module, unit, momentum, 
     assert torch.equal(weights[clear].double(), sign(z[clear]))
     if unit:
         assert (ours.double().norm(dim=0) - 1).abs().max() <= 1e-6
+
+
+@built
+@pytest.mark.parametrize("level", range(len(native.LEVELS)))
+@pytest.mark.parametrize("unit", [False, True])
+def test_low_rank_steps_in_registers_and_in_blocks_give_the_same_bits(level, unit):
+    """A fifth column of zeros that meets no noise changes nothing, but takes the pass by blocks."""
+    if level > native.LEVELS.index(native.info().level):
+        pytest.skip(f"this CPU has no {native.LEVELS[level]}")
+    rng = torch.Generator().manual_seed(6)
+    rows = torch.randn(5, N, generator=rng)
+    rows /= rows.norm(dim=0)
+    used, coefficients = torch.randn(4, generator=rng), torch.randn(4, generator=rng)
+    found = []
+    for columns in (0, 1):
+        wide, more = torch.cat([rows, torch.zeros(columns, N)]), torch.zeros(columns)
+        velocity, weights = torch.zeros_like(wide), torch.empty(N)
+        native.lowrank_step(
+            *(gradients(), torch.cat([used, more]), torch.cat([coefficients, more]), wide, velocity, weights),
+            **{"scale": 10.0, "rate": 0.5, "momentum": 0.9, "decay": 0.1, "unit": unit, "level": level},
+        )
+        found.append((wide[:5], velocity[:5], weights))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@built
+@pytest.mark.parametrize("level", range(len(native.LEVELS)))
+@pytest.mark.parametrize("spread", SPREADS)
+def test_bernoulli_moments_and_their_pull_back_are_those_of_float64(level, spread):
+    if level > native.LEVELS.index(native.info().level):
+        pytest.skip(f"this CPU has no {native.LEVELS[level]}")
+    natural, mean, variance, pulled = uniform(spread), *(torch.empty(N) for _ in range(3))
+    native.bernoulli_moments(natural, mean, variance, level=level)
+    wide = natural.double()
+    exact = 1 / torch.cosh(wide).square()
+    # exp to 2 units in the last place, of an argument whose rounding it multiplies by 2 |lambda|; then 4 roundings
+    bound = 2**-24 * (4 * wide.abs() + 12)
+    assert ((mean.double() - torch.tanh(wide)).abs() <= bound).all()
+    assert ((variance.double() - exact).abs() <= bound * exact + 1e-36).all()  # 1e-36: what counts as 0
+    by_mean, by_variance = gradients(1), gradients(2)
+    native.bernoulli_pull_back(mean, variance, by_mean, by_variance, pulled, level=level)
+    m, v, a, b = (t.double() for t in (mean, variance, by_mean, by_variance))
+    # 3 roundings of each term
+    assert ((pulled.double() - v * (a - 2 * m * b)).abs() <= 2**-22 * v * (a.abs() + 2 * b.abs()) + 1e-36).all()
+
+
+@built
+def test_certain_weights_have_variance_0_by_kernel():
+    natural = torch.tensor([-math.inf, -60.0, 0.0, 60.0, math.inf])
+    mean, variance = torch.empty(5), torch.empty(5)
+    native.bernoulli_moments(natural, mean, variance)
+    assert mean.tolist() == [-1.0, -1.0, 0.0, 1.0, 1.0] and variance.tolist() == [0.0, 0.0, 1.0, 0.0, 0.0]
 
 
 def test_noise_is_logistic_with_independent_signs():
