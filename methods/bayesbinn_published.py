@@ -21,7 +21,7 @@ from solvers.geometric import real_solvers
 @register("bayesbinn-published")
 def bayesbinn_published(
     *,
-    lr: float = 1e-4,
+    lr: float = 2e-3,
     temperature: float = 1e-10,
     natural0: float = 10.0,
     stabiliser: float = 1e-10,

@@ -21,12 +21,12 @@ from solvers.geometric import GeometricAdam, real_solvers
 @register("blrnet")
 def blrnet(
     *,
-    lr: float = 1e-2,
+    lr: float = 2e-2,
     output: Literal["bce", "ce"] = "bce",
     temperature: float = 1.0,
-    transfer: float = 0.3,
+    transfer: float = 0.4,
     init: float = 0.9,
-    bound: float = 5.0,
+    bound: float = 3.0,
     certainty: float = 0.0,
 ) -> Method:
     """lr: Adam's rate on the natural parameter lambda, mean tanh(lambda), |lambda| <= bound. output: bce (class

@@ -16,7 +16,7 @@ from solvers.geometric import GeometricAdam, real_solvers
 
 @register("blrnet-propagate")
 def blrnet_propagate(
-    *, lr: float = 1e-2, output: Literal["bce", "ce"] = "bce", init: float = 0.9, bound: float = 5.0
+    *, lr: float = 1e-1, output: Literal["bce", "ce"] = "bce", init: float = 0.9, bound: float = 3.0
 ) -> Method:
     """lr: Adam's rate on the natural parameter, |lambda| <= bound. output: bce or ce, as blrnet. init: the means start
     at init * U(-1, 1).

@@ -18,10 +18,10 @@ from solvers.geometric import GeometricSGD, real_solvers
 @register("gaussian-vi")
 def gaussian_vi(
     *,
-    lr: float = 100.0,
+    lr: float = 1000.0,
     estimator: Literal["rounded", "smooth"] = "rounded",
-    init: float = 0.2,
-    momentum: float = 0.9,
+    init: float = 0.5,
+    momentum: float = 0.98,
     slope_window: float = 1.0,
 ) -> Method:
     """lr: of projected gradient descent on the means, in the box [-1, 1]. init: half-width of their uniform start.

@@ -16,7 +16,7 @@ from solvers.geometric import real_solvers
 
 
 @register("ste")
-def ste(*, lr: float = 5e-2, clip: float = 1.0, init: float = 0.2, slope_window: float = 1.0) -> Method:
+def ste(*, lr: float = 1e-1, clip: float = 2.0, init: float = 0.2, slope_window: float = 1.0) -> Method:
     """lr: Adam's rate. clip: half-width of the box the latents stay in. init: half-width of their uniform start.
 
     slope_window: where the slope of a binary activation is 1 (weights use slope 1 everywhere, as BinaryConnect).
