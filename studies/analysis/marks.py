@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from methods import LISTED_FIRST
 from studies.analysis.labels import label
 
 MARKERS = "oDs^vPX*"  # prediction rules in order of appearance, mode first
@@ -23,9 +24,16 @@ def name(method: str, variant: str) -> str:
 
 
 def colours(names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
-    """A colour for each name. The palette has ten; `dashes` tells the rest apart."""
+    """A colour for each name. The palette has ten; `dashes` tells the rest apart.
+
+    A method of ours has its own in every figure; others, and variants, take those that are left over.
+    """
     palette = sns.color_palette("colorblind")
-    return {entry: palette[i % len(palette)] for i, entry in enumerate(names)}
+    own = {name: palette[i % len(palette)] for i, name in enumerate(LISTED_FIRST)}
+    rest = [entry for entry in names if entry not in own]
+    free = [c for c in palette if c not in {own[n] for n in names if n in own}] or palette
+    chosen = {**own, **{entry: free[i % len(free)] for i, entry in enumerate(rest)}}
+    return {entry: chosen[entry] for entry in names}
 
 
 def dashes(names: Sequence[str]) -> dict[str, str | tuple[int, tuple[int, ...]]]:
@@ -34,9 +42,11 @@ def dashes(names: Sequence[str]) -> dict[str, str | tuple[int, tuple[int, ...]]]
 
 
 def markers(rules: Sequence[str]) -> dict[str, str]:
-    """A marker for each prediction rule, `mode` always the disc."""
-    ordered = sorted(set(rules), key=lambda rule: (rule != "mode", rule))
-    return {rule: MARKERS[i % len(MARKERS)] for i, rule in enumerate(ordered)}
+    """A marker for each prediction rule: `mode` the disc, and the other common ones theirs in every figure."""
+    known = {"mode": "o", "mean": "D", "ternary": "s", "propagate": "^"}
+    others = sorted(set(rules) - known.keys())
+    free = [m for m in MARKERS if m not in known.values()]
+    return {**{r: known[r] for r in known if r in set(rules)}, **{r: free[i % len(free)] for i, r in enumerate(others)}}
 
 
 def places(frame: pd.DataFrame) -> list[Place]:

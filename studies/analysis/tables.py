@@ -61,7 +61,7 @@ def paired(rows: pd.DataFrame, metric: str, reference: str | None = None) -> pd.
 
     reference: None for the best of each block (by mean, of entries with n >= 2 and no failed cell; a block without one
     or with a single entry is left out), or a method's name: its mode rule, on the same problem and setting, whatever
-    its bits. tied: the interval includes 0; never with fewer than two shared seeds. Intervals are not corrected for
+    its bits. tied: the interval includes 0; never with fewer than three shared seeds. Intervals are not corrected for
     their number.
     Raises ValueError for an unknown metric or reference, or one that has several variants.
     """
@@ -189,5 +189,6 @@ def _against(chosen: pd.Series, entry: Entry, block: pd.DataFrame) -> Iterator[d
             "sd": differences.std(),
             "ci_low": low,
             "ci_high": high,
-            "tied": other != entry and low <= 0.0 <= high,
+            # an interval of two differences spans anything: it tells nothing apart
+            "tied": other != entry and len(differences) > 2 and low <= 0.0 <= high,
         }

@@ -28,6 +28,8 @@ class Built:
     def budget(self) -> Budget:
         """What the cell may spend, in steps."""
         n = len(self.problem.train.labels)
+        if self.cell.batch > n:
+            raise ValueError(f"problem.batch={self.cell.batch}, but {self.cell.problem} has {n} training examples")
         per_epoch = Budget(n, self.cell.batch, 1).steps_per_epoch
         steps = self.cell.budget["steps"] if "steps" in self.cell.budget else self.cell.budget["epochs"] * per_epoch
         return Budget(n, self.cell.batch, steps)

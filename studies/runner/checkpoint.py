@@ -80,7 +80,10 @@ class Checkpoint:
 def unpacked(path: Path, file: bytes) -> dict[str, Any]:
     """The content of a checkpoint file, whosever it is. Raises CheckpointRefused where it is damaged or not ours."""
     if hashlib.sha256(memoryview(file)[DIGEST:]).digest() != file[:DIGEST]:
-        raise CheckpointRefused(f"checkpoint {path} is damaged: its checksum differs; put back a copy, {ANEW}")
+        raise CheckpointRefused(
+            f"{path} is no whole checkpoint: its checksum differs. Checkpoints lie in OUT/checkpoints/; if this is one, "
+            f"it is damaged: put back a copy, {ANEW}"
+        )
     try:
         kept: dict[str, Any] = torch.load(io.BytesIO(file[DIGEST:]), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:  # another torch's format, or not ours

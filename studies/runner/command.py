@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from studies.runner.request import Stop
 
-DEFECT, INTERRUPTED = 1, 130
+DEFECT, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -25,6 +25,10 @@ def told(error: BaseException) -> tuple[str, int]:
     """What is said of an error, and the exit code."""
     if isinstance(error, Stop):
         return str(error), error.code
+    if isinstance(error, BrokenPipeError):
+        return "", PIPE_CLOSED  # the reader, `head` say, has what it wanted
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: activate the environment (. .venv/bin/activate), or install bitrelax into this one", DEFECT
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what is finished is saved, the same command continues", INTERRUPTED
     return f"{type(error).__name__}: {error}\nthis is a defect of bitrelax; --debug shows where", DEFECT

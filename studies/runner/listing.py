@@ -11,6 +11,7 @@ from typing import Any
 
 import methods
 from core import problems
+from core.architectures import ARCHITECTURES
 from core.summary import summary
 from studies.runner.built import build
 from studies.runner.config import Plan
@@ -28,7 +29,10 @@ def catalogue(data_dir: Path | None) -> str:
     lines += ["", "problems (--problems; defaults by --set network.KEY=VALUE and --set problem.KEY=VALUE)"]
     for name in problems.names():
         lines += _problem(name, data_dir)
+    lines += ["", f"networks (--set network.name=NAME): {', '.join(ARCHITECTURES)}"]
     lines += [
+        "",
+        "your own data (--problems)",
         "  idx:FOLDER  a user's own images: train-/t10k- idx pairs, .gz or plain",
         "  npz:FILE    a user's own arrays: x, y and, if there, x_test, y_test",
     ]

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from core import native
 from studies.runner import machine
 
 PACKAGES = (
@@ -38,6 +39,7 @@ def manifest(command: Sequence[str], *, started: datetime, workers: int, backend
         "versions": versions(),
         "source": checkout(Path(__file__).resolve().parents[2]),
         "machine": machine.facts(),
+        "fused_passes": str(native.info()),
         "backend": backend,
         "workers": workers,
         "threads_per_worker": 1,

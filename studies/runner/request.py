@@ -121,7 +121,9 @@ def _take_set(asked: Request, text: str) -> None:
     path, equals, value = text.partition("=")
     section, dot, key = path.strip().partition(".")
     if not (equals and dot and section and key):
-        asked.errors.append(f"--set {text}: write SECTION.KEY=VALUE, for example --set ste.lr=0.003")
+        asked.errors.append(
+            f"--set {text}: write SECTION.KEY=VALUE, for example --set ste.lr=0.003 or --set network.name=lenet"
+        )
     elif section == GRID:
         asked.errors.append(f"--set {text}: {key!r} is an option of the command; write --{key} {value.strip()}")
     else:

@@ -28,6 +28,12 @@ class Interrupted(Stop):
     code = 130
 
 
+class Unbuildable(Stop):
+    """A network that was asked for cannot be built for its problem."""
+
+    code = 2
+
+
 class Refused(Stop):
     """The output folder cannot be used."""
 
@@ -50,9 +56,19 @@ def look(asked: Request, flags: argparse.Namespace) -> str:
         return catalogue(asked.data_dir)
     plan = _planned(asked)
     if flags.summary:
-        return summaries(plan)
+        return _summaries(plan)
     verdicts = _examined(plan, Store(plan.out), flags.reuse_stale, not flags.no_states, flags.require_all)
     return "\n".join([reasons(verdicts)] * flags.explain + [counts(verdicts)])
+
+
+def _summaries(plan: Plan) -> str:
+    try:
+        return summaries(plan)
+    except (
+        ValueError,
+        problems.ProblemUnavailable,
+    ) as error:  # a network that cannot be built, data that are not there
+        raise Unbuildable(str(error)) from error
 
 
 def run(asked: Request, flags: argparse.Namespace) -> Done:

@@ -57,6 +57,7 @@ def draw(rows: pd.DataFrame, folder: Path) -> list[Path]:
     palette = dict(zip(("native", "torch", "eager"), sns.color_palette("colorblind", 3), strict=True))
     with figures.style():
         figure = Figure(figsize=(10, 0.9 + 0.27 * len(rows)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.15)  # inches: the longest label kept off the edge
         heights = [max(2, int((rows["network"] == network).sum())) for network in networks]
         panels = figure.subplots(len(networks), 2, squeeze=False, height_ratios=heights)
         for (left, right), network in zip(panels, networks, strict=True):

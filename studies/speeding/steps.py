@@ -1,7 +1,7 @@
 """What is timed: one training step of every method on every network and path, in interleaved shuffled rounds.
 
 Random data of MNIST's shape, resident; batch 100; the loss is read as a number after each step. A path is "native" or
-"torch" (fused passes by kernels or by their twins), or "eager" (Draw and GeometricAdam: STE without a fused pass).
+"torch" (passes by kernels or by their twins), or "eager" (Draw and GeometricAdam: STE without a fused pass).
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from torch.optim import Adam
 import methods
 from core import native
 from core.architectures import InputForm, build
-from core.claims import binary_coordinates, real_parameters
+from core.claims import binary_coordinates, laws, real_parameters
 from core.fit import Run
 from core.interface import Budget, Method, Reading
+from core.laws import Bernoulli
+from core.moments import Moments
 from core.ops import StraightThrough
 from core.readings import Draw
 from core.seeds import generator
@@ -58,7 +60,7 @@ def entries(network: str, names: list[str]) -> list[Entry]:
     """Every method on this network by every path it has here."""
     found = []
     for name in names:
-        paths = ["native", "torch"] if _is_fused(name) else ["torch"]
+        paths = ["native", "torch"] if _has_kernels(name) else ["torch"]
         if native.info().path == "torch":
             paths = ["torch"]
         paths += ["eager"] if name == "ste" else []
@@ -134,6 +136,9 @@ def _eager(method: Method) -> Method:
     )
 
 
-def _is_fused(name: str) -> bool:
-    run = started(Entry("784-256-10", name, "native"))
-    return any(isinstance(solver, (Bop, FusedAdam, FusedSGD)) for solver in run.solvers)
+def _has_kernels(name: str) -> bool:
+    """By a fused pass of its solver, or where it reads the moments of Bernoulli laws."""
+    run = started(Entry("784-256-10, tiny", name, "native"))
+    fused = any(isinstance(solver, (Bop, FusedAdam, FusedSGD)) for solver in run.solvers)
+    propagated = isinstance(run.method.train(0.0).weights, Moments)
+    return fused or (propagated and any(isinstance(law, Bernoulli) for _, law in laws(run.model)))
