@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -61,6 +62,44 @@ def test_paths_of_one_method_take_the_same_draws_and_differ_by_rounding_alone():
     assert max((a - b).abs().max().item() for a, b in zip(ours, twin, strict=True)) < 1e-2
     assert any(not torch.equal(a, b) for a, b in zip(ours, twin, strict=True))  # two codes did run
     assert max((a.abs() - 5).abs().max().item() for a in ours) > 0.05  # and moved the parameters from +-5
+
+
+def test_the_rows_in_the_documents_are_those_of_the_committed_run():
+    root = Path(__file__).parents[2]
+    written = (root / "docs" / "performance.md").read_text()
+    assert report.table(pd.read_csv(root / "results" / "speed" / "speed.csv")) in written
+    facts = json.loads((root / "results" / "speed" / "machine.json").read_text())
+    assert f"`{' '.join(facts['command'])}`" in written
+
+
+@pytest.mark.parametrize(
+    ("goal", "method", "path", "denominator"),
+    [
+        ("STE / full precision, default Adam", "ste", "native", (DEFAULT_ADAM, "torch")),
+        ("BayesBiNN / fastest STE", "bayesbinn", "native", ("ste", "native")),
+        ("low rank 4, momentum / fastest STE", "lowrank-sdp", "native", ("ste", "native")),
+        ("BLRNet / full precision, fused Adam", "blrnet", "native", ("full-precision", "torch")),
+        ("BayesBiNN without the extension / eager STE", "bayesbinn", "torch", ("ste", "eager")),
+    ],
+)
+def test_measured_ratios_and_verdicts_on_goals_are_those_of_the_committed_run(goal, method, path, denominator):
+    root = Path(__file__).parents[2]
+    rows = pd.read_csv(root / "results" / "speed" / "speed.csv")
+    ms = rows[rows["network"] == "784-512-512-10"].set_index(["method", "path"])["ms"]
+    ratio = ms[method, path] / ms[denominator]
+    lines = (root / "docs" / "performance.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {goal} |")]
+    _, _, _, bound, measured, verdict, _ = (cell.strip() for cell in line.split("|"))
+    assert measured.split()[0] == f"{ratio:.2f}"
+    assert verdict.startswith("reached" if ratio <= float(bound) else "**not reached**")
+
+
+def test_methods_with_kernels_have_two_paths():
+    if native.info().path != "native":
+        pytest.skip("the native extension is not built here")
+    found = {(e.method, e.path) for e in steps.entries("784-256-10", ["blrnet", "lowrank-sdp", "gaussian-vi"])}
+    fused = {(method, path) for method in ("blrnet", "lowrank-sdp") for path in ("native", "torch")}
+    assert found == fused | {("gaussian-vi", "torch")}
 
 
 def test_eager_ste_draws_for_itself_and_the_fused_one_does_not():
