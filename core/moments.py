@@ -86,6 +86,10 @@ class StochasticSign:
     def real(self, h: Gaussian, function: str, rng: Rng) -> Tensor:
         return REAL_FUNCTIONS[function](h.sample(rng))
 
+    def pool(self, h: Gaussian, window: tuple[int, int], function: str, rng: Rng) -> Signal:
+        # a real activation gets the largest of one sample; another sample of the chosen entry would not be the largest
+        return sampled_maximum(h, window, rng) if function == "sign" else F.max_pool2d(h.sample(rng), window)
+
     def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Tensor:
         return h.sample(rng)
 
@@ -122,6 +126,9 @@ class PropagatedSign:
 
     def real(self, h: Gaussian, function: str, rng: Rng) -> Gaussian:
         return MOMENTS_OF[function](h)
+
+    def pool(self, h: Gaussian, window: tuple[int, int], function: str, rng: Rng) -> Gaussian:
+        return sampled_maximum(h, window, rng)
 
     def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Gaussian:
         if not assume_independent:

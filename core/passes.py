@@ -188,6 +188,10 @@ class GaussianActivationReading(ActivationReading, Protocol):
         """The real activation `function` ("relu", "hardtanh") of a Gaussian: of a sample, or its moments."""
         ...
 
+    def pool(self, h: Gaussian, window: tuple[int, int], function: str, rng: Rng) -> Signal:
+        """Max pooling of (B, C, H, W) before the activation `function`, "sign" or a real one."""
+        ...
+
     def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Signal:
         """What both branches of a residual block receive: one sample, or the moments if their dependence is ignored."""
         ...

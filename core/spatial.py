@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from core.contractions import Convolution
 from core.interface import Gaussian, Reading, Rng, Signal, WeightLaw
 from core.layers import Chain, FirstLayer, moment_reading
-from core.moments import sampled_maximum
 from core.signals import rearranged
 
 
@@ -72,18 +71,21 @@ class InputConv2d(FirstLayer):
 class MaxPool(nn.Module):
     """The largest of each `size` x `size` window; rows and columns that fill no window are left out.
 
-    Of Gaussians, stochastic max pooling: the mean and variance of one entry, chosen with the probability that it is the
-    largest.
+    Of Gaussians, before a sign stochastic max pooling: the mean and variance of one entry, chosen with the probability
+    that it is the largest. `function` is the activation that follows, or that follows a batch norm: where it is real
+    and the pass samples, the largest of one sample.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, function: str = "sign") -> None:
         super().__init__()
+        self.function = function
         _require_at_least("pool size", size, 1)
         self.size = size
 
     def forward(self, x: Signal, reading: Reading, rng: Rng) -> Signal:
         if isinstance(x, Gaussian):
-            return sampled_maximum(x, (self.size, self.size), rng)
+            pool = moment_reading(reading, "max pooling").pool
+            return pool(x, (self.size, self.size), self.function, rng)
         return F.max_pool2d(x, self.size)
 
 

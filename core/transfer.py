@@ -30,13 +30,11 @@ def transfer(source: nn.Module, model: nn.Module, *, largest: float = 0.9) -> No
         raise ValueError(f"largest must be in (0, 1): a mean of 1 has no natural parameter (got {largest})")
     given = dict(laws(source))
     pairs = [(name, law, _matching(name, law.shape, given)) for name, law in laws(model)]
+    binary = [(_bernoulli(name, law), _spread_out(name, w)) for name, law, w in pairs if law.levels is not None]
     real = [(name, p) for name, p in model.named_parameters() if not name.endswith("law.natural")]
     copies = [(p, _parameter(name, p, source)) for name, p in real]
-    for name, law, weights in pairs:
-        if isinstance(law, Bernoulli):
-            law.natural.copy_(torch.atanh((weights / weights.std()).clamp(-largest, largest)))
-        elif law.levels is not None:
-            raise TransferError(f"layer {name!r}: a {type(law).__name__} law has no mean to set; use a Bernoulli law")
+    for law, weights in binary:
+        law.natural.copy_(torch.atanh((weights / weights.std()).clamp(-largest, largest)))
     for parameter, value in copies:
         parameter.copy_(value)
 
@@ -77,6 +75,18 @@ def _matching(name: str, shape: torch.Size, given: Mapping[str, WeightLaw]) -> T
             f"layer {name!r}: the network to transfer from has weights {tuple(weights.shape)}, this one "
             f"{tuple(shape)}; both must be of one architecture with equal options"
         )
+    return weights
+
+
+def _bernoulli(name: str, law: WeightLaw) -> Bernoulli:
+    if not isinstance(law, Bernoulli):
+        raise TransferError(f"layer {name!r}: the mean of a {type(law).__name__} law is not set here; use Bernoulli")
+    return law
+
+
+def _spread_out(name: str, weights: Tensor) -> Tensor:
+    if not weights.std() > 0:
+        raise TransferError(f"layer {name!r}: the weights to transfer are all equal, {weights.flatten()[0]:g}")
     return weights
 
 

@@ -37,6 +37,8 @@ def blrnet(
     """
     if not 0 <= transfer < 1:
         raise ValueError(f"transfer must be in [0, 1): a share of the budget (got {transfer})")
+    if certainty < 0:
+        raise ValueError(f"certainty must be >= 0: below, it would reward doubt (got {certainty})")
     signs, sampled = SignActivation(StraightThrough()), StochasticSign(temperature)
     scores, box = output_scores(output), Box(bound)
     return Method(

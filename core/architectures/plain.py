@@ -129,7 +129,13 @@ def _plain(
             layers += parts.first_convolution(image, n_out, first, padding)
         else:
             layers += parts.convolution(n_in, n_out, "binary", padding=padding)
-        layers += [*_pooled(parts.norm(n_out), pooled, pool), Activation(parts.activation)]
+        norm = parts.norm(n_out)
+        if pooled:
+            maximum = MaxPool(2, parts.activation)
+            layers += [norm, maximum] if pool == "after-norm" else [maximum, norm]
+        else:
+            layers.append(norm)
+        layers.append(Activation(parts.activation))
         n_in, height, width = n_out, _side(height, padding, pooled), _side(width, padding, pooled)
         if min(height, width) < 1:
             raise ValueError(
@@ -141,12 +147,6 @@ def _plain(
     for n_in, n_out in zip(sizes, sizes[1:], strict=False):
         layers += [*parts.linear(n_in, n_out, "binary"), parts.norm(n_out), Activation(parts.activation)]
     return [*layers, *parts.linear(sizes[-1], classes, last), parts.norm(classes)]
-
-
-def _pooled(norm: nn.Module, pooled: bool, pool: str) -> list[nn.Module]:
-    if not pooled:
-        return [norm]
-    return [norm, MaxPool(2)] if pool == "after-norm" else [MaxPool(2), norm]
 
 
 def _side(length: int, padding: int, pooled: bool) -> int:

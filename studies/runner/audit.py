@@ -106,6 +106,9 @@ class _GaussianSigns(_Signs):
     def real(self, h: Gaussian, function: str, rng: Rng) -> Signal:
         return self.inner.real(h, function, rng)
 
+    def pool(self, h: Gaussian, window: tuple[int, int], function: str, rng: Rng) -> Signal:
+        return self.inner.pool(h, window, function, rng)
+
     def fork(self, h: Gaussian, rng: Rng, *, assume_independent: bool) -> Signal:
         return self.inner.fork(h, rng, assume_independent=assume_independent)
 

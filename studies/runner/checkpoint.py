@@ -81,7 +81,7 @@ def unpacked(path: Path, file: bytes) -> dict[str, Any]:
     """The content of a checkpoint file, whosever it is. Raises CheckpointRefused where it is damaged or not ours."""
     if hashlib.sha256(memoryview(file)[DIGEST:]).digest() != file[:DIGEST]:
         raise CheckpointRefused(
-            f"{path} is no whole checkpoint: its checksum differs. Checkpoints lie in OUT/checkpoints/; if this is one, "
+            f"{path} is no whole checkpoint: its checksum differs. Checkpoints lie in OUT/checkpoints; if this is one, "
             f"it is damaged: put back a copy, {ANEW}"
         )
     try:

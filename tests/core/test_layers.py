@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.interface import Reading, Tape
+from core.interface import Gaussian, Reading, Tape
 from core.laws import Bernoulli, Point, Real
 from core.layers import Activation, BatchNorm, BinaryLinear, Chain, Dropout, InputLinear, Network
 from core.ops import ClippedStraightThrough, StraightThrough, sign
@@ -349,3 +351,13 @@ def test_mode_weights_of_a_layer_are_what_evaluation_contracts():
     layer, x = first_layer(Bernoulli(normal(5, 30, part="natural"))), pixels(4, 30)
     out = layer(x, Reading(mode_weights(layer), SIGNS, EVALUATION.phase), generator("x"))
     assert torch.equal(out, x @ sign(layer.law.natural.detach()).T)
+
+
+def test_dropout_of_a_gaussian_drops_and_rescales_both_moments():
+    p, n = 0.2, 50_000
+    h = Gaussian(torch.full((n, 1), 3.0), torch.full((n, 1), 0.5))
+    out = Dropout(p)(h, TRAINING, generator("moments"))
+    kept = out.mean != 0
+    torch.testing.assert_close(out.mean[kept], torch.full_like(out.mean[kept], 3.0 / 0.8))
+    torch.testing.assert_close(out.variance[kept], torch.full_like(out.mean[kept], 0.5 / 0.8**2))
+    assert not out.variance[~kept].any() and abs(kept.float().mean().item() - 0.8) < 5 * math.sqrt(0.16 / n)

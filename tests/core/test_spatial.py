@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from core.architectures import InputForm, build
 from core.interface import Gaussian, Reading, Tape, UnsupportedReading, WeightLaw
 from core.laws import Bernoulli, Point, Real
 from core.layers import Chain
@@ -448,3 +449,24 @@ def test_the_gradient_of_a_channel_scale_is_that_of_the_product():
     (out.mean.sum() + out.variance.sum()).backward()
     # d/ds of s m + s^2 v at s = 1
     torch.testing.assert_close(layer.scale.grad, (x.mean + 2 * x.variance).sum((0, 2, 3)), rtol=1e-12, atol=1e-12)
+
+
+def test_before_a_real_activation_the_largest_of_one_sample_is_pooled():
+    # E max of two independent N(0, 1) is 1 / sqrt(pi); choosing by one sample and drawing another would give 0
+    n = 100_000
+    h = Gaussian(torch.zeros(1, n, 1, 2, dtype=torch.float64), torch.ones(1, n, 1, 2, dtype=torch.float64))
+    pool = StochasticSign().pool(h, (1, 2), "relu", generator("relu"))
+    assert isinstance(pool, torch.Tensor)
+    # Var max = 1 - 1 / pi < 1, so 5 standard errors are below 5 / sqrt(n)
+    assert pool.mean().item() == pytest.approx(1 / math.sqrt(math.pi), abs=5 / math.sqrt(n))
+    assert isinstance(StochasticSign().pool(h, (1, 2), "sign", generator("sign")), Gaussian)
+
+
+def uncertain(shape, rng):
+    return Bernoulli(torch.zeros(shape))
+
+
+def test_networks_pool_by_the_activation_that_follows():
+    for activation in ("relu", "sign"):
+        net = build("lenet", InputForm(64, shape=(1, 8, 8)), 3, uncertain, generator("net"), activation=activation)
+        assert {m.function for m in net.modules() if isinstance(m, MaxPool)} == {activation}

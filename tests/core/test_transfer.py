@@ -28,7 +28,7 @@ def bernoulli(shape, rng):
 
 def test_means_are_the_weights_over_their_deviation_clipped():
     source, model = network(), network(bernoulli)
-    transfer(source, model, largest=0.9)
+    transfer(source, model)
     for (_, given), (_, law) in zip(laws(source), laws(model), strict=True):
         expected = (given.mean() / given.mean().std()).clamp(-0.9, 0.9)
         torch.testing.assert_close(law.mean(), expected, rtol=0, atol=1e-6)  # atanh and tanh in float32
@@ -80,8 +80,25 @@ def test_other_real_parts_are_named():
 
 
 def test_a_law_without_a_mean_to_set_is_named_with_the_alternative():
-    with pytest.raises(TransferError, match="a Point law has no mean to set; use a Bernoulli law"):
-        transfer(network(), network(lambda shape, rng: Point(initial_uniform(shape, rng))))
+    made = []
+
+    def mixed(shape, rng):  # the last layer is the one that does not fit
+        made.append((bernoulli if len(made) < 2 else lambda shape, rng: Point(initial_uniform(shape, rng)))(shape, rng))
+        return made[-1]
+
+    model = network(mixed)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(TransferError, match="'layers.8.law': the mean of a Point law is not set here; use Bernoulli"):
+        transfer(network(), model)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_weights_that_are_all_equal_have_no_scale_and_are_refused():
+    source = network()
+    with torch.no_grad():
+        source.layers[0].law.latents.fill_(0.25)
+    with pytest.raises(TransferError, match="'layers.0.law': the weights to transfer are all equal, 0.25"):
+        transfer(source, network(bernoulli))
 
 
 def preparation(activation="sign", steps=40):
