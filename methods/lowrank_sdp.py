@@ -24,9 +24,9 @@ READINGS: dict[str, WeightReading] = {
 @register("lowrank-sdp")
 def lowrank_sdp(
     *,
-    lr: float = 10.0,
-    rank: int = 4,
-    scale0: float = 0.1,
+    lr: float = 100.0,
+    rank: int = 2,
+    scale0: float = 0.3,
     momentum: float = 0.9,
     estimator: Literal["rounded", "smooth", "conditional"] = "rounded",
     rows: Literal["retract", "reparam", "none"] = "retract",

@@ -21,10 +21,10 @@ from methods import register
 @register("lowrank-sdp-published")
 def lowrank_sdp_published(
     *,
-    lr: float = 0.1,
-    rank: int = 8,
+    lr: float = 1.0,
+    rank: int = 4,
     precision: float = 100.0,
-    weight_decay: float = 5e-4,
+    weight_decay: float = 1e-5,
     momentum: float = 0.9,
 ) -> Method:
     """The released settings for real activations; for binary ones it takes lr=0.5, rank=4, weight_decay=1e-5.
