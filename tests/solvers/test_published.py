@@ -24,7 +24,7 @@ NATURALS = np.array([[10.0, -10.0, 12.5, -9.5, 0.0], [1.0, -0.5, 2e3, -1e6, 1e-1
 
 def network(dtype):
     """One binary layer of the method's own law, with chosen naturals, and the method's solvers."""
-    method = bayesbinn_published()
+    method = bayesbinn_published(lr=1e-4)
     model = Chain(BinaryLinear(method.law(torch.Size(NATURALS.shape), torch.Generator().manual_seed(0)))).to(dtype)
     ((_, law),) = laws(model)
     with torch.no_grad():
