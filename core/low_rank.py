@@ -218,6 +218,17 @@ class LowRankPlusDiagonal(LowRank):
         own = noise[self.rank :]
         return shared + self.diagonal * own.reshape(self.shape) if len(own) else shared
 
+    def latent_entropy(self) -> Tensor:
+        """Differential entropy of z ~ N(mu, Z Z' + d^2 I), nats: (n log(2 pi e d^2) + log det(I_K + Z' Z / d^2)) / 2.
+
+        Of the Gaussian, not of its signs, whose entropy is a sum over 2^n orthants; the law without d has none.
+        """
+        factors = self._factors().flatten(1) / self.diagonal
+        gram = torch.eye(len(factors), dtype=factors.dtype, device=factors.device) + factors @ factors.T
+        constant = math.log(2 * math.pi * math.e * self.diagonal**2)
+        entropy: Tensor = 0.5 * (factors.shape[1] * constant + torch.linalg.slogdet(gram).logabsdet)
+        return entropy
+
     def conditional_mean(self, factor_noise: Float[Tensor, " R"]) -> Tensor:
         """E[w | eps] = erf((mu + Z eps) / (sqrt 2 d)), given which the weights are independent."""
         return ErfSign(self.diagonal)(self.latent(factor_noise))

@@ -227,3 +227,15 @@ def test_symmetric_laws_have_no_mode_and_say_what_to_use(rng):
     centred[0] = 0
     with pytest.raises(NoMode, match=r"LowRank.*ensemble\(k\)"):
         LowRank(centred).mode()
+
+
+@pytest.mark.parametrize("chart", ["identity", "sphere"])
+def test_the_latent_entropy_is_that_of_the_gaussian(chart):
+    rows = torch.randn(4, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rows = rows if chart == "sphere" else UnitRows().project(rows)
+    law = LowRankPlusDiagonal(rows, diagonal=0.3, chart=chart)
+    unit = UnitRows().project(rows)
+    gaussian = torch.distributions.LowRankMultivariateNormal(
+        unit[0], unit[1:].T, torch.full((7,), 0.09, dtype=torch.float64)
+    )
+    torch.testing.assert_close(law.latent_entropy(), gaussian.entropy(), rtol=1e-12, atol=1e-12)
