@@ -13,7 +13,7 @@ import methods
 from core.gaussian_laws import UnitGaussian
 from core.interface import Rng, WeightLaw
 from core.low_rank import LowRank, LowRankPlusDiagonal
-from studies.truth import exact, theory
+from studies.truth import exact, hidden_units, theory
 from studies.truth.exact import Reference
 from studies.truth.gradients import Case
 from studies.truth.problems import Tiny
@@ -60,7 +60,10 @@ def cases(temperatures: Sequence[float] = TEMPERATURES, ranks: Sequence[int] = R
         predicted=_unit_slope,
     )
     # in one neuron the moments are all there is; a logistic loss of the mean ignores the variance
-    for name, estimator in (("blrnet", "moments, sampled signs"), ("blrnet-propagate", "moments, propagated signs")):
+    for name, estimator, enumerated in (
+        ("blrnet", "moments, sampled signs", hidden_units.sampled),
+        ("blrnet-propagate", "moments, propagated signs", hidden_units.propagated),
+    ):
         yield Case(
             name,
             estimator,
@@ -69,6 +72,7 @@ def cases(temperatures: Sequence[float] = TEMPERATURES, ranks: Sequence[int] = R
             unbiased=POLYNOMIAL,
             biased=OTHER,
             predicted=lambda problem, law: _through_mean(law, theory.at_means(_folded(problem), law.mean())),
+            enumerated=enumerated,
         )
     yield from _diagonal()
     for rank in ranks:

@@ -13,13 +13,14 @@ from core.interface import Method, Rng, WeightLaw
 from core.seeds import generator
 from studies.truth.exact import Reference
 from studies.truth.problems import Tiny
-from studies.truth.rows import Row, Sample, cosine
+from studies.truth.rows import Row, Sample, Z, cosine
 from studies.truth.stacked import gradients
 
 CHUNK = 5_000  # draws in one pass
 
 Exact = Callable[[Tiny, Tensor, Sequence[WeightLaw], Rng], list[Reference]]
 Predicted = Callable[[Tiny, WeightLaw], Tensor]
+Enumerated = Callable[[Tiny, Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Case:
 
     exact: the gradient that it is measured against, of the objective named in `objective`. unbiased, biased: degrees of
     the problems ("multilinear", "quadratic", "" for all others) on which theory says it is, or is not. predicted: its
-    mean on quadratic losses, where theory has it in closed form.
+    mean on quadratic losses, where theory has it in closed form. enumerated: its mean on the others, flat, of the
+    parameters of all layers, where the hidden units can be enumerated.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Case:
     unbiased: frozenset[str] = frozenset()
     biased: frozenset[str] = frozenset()
     predicted: Predicted | None = None
+    enumerated: Enumerated | None = None
     only: frozenset[str] = frozenset({"multilinear", "quadratic", ""})
     parameter: str = ""
     at: float = float("nan")
@@ -59,10 +62,16 @@ def measure(case: Case, problem: Tiny, table: Tensor, *, draws: int) -> list[Row
     exact = torch.cat([r.gradient.flatten() for r in references])
     error = torch.cat([r.error.flatten() for r in references])
     sample = Sample.of(_draws(case, problem, laws, draws))
-    predicted = None
-    if case.predicted is not None and problem.degree:
-        predicted = case.predicted(problem, laws[0]).detach().flatten()
-    return list(_rows(case, problem, sample, exact, error, predicted))
+    return list(_rows(case, problem, sample, exact, error, _predicted(case, problem, laws)))
+
+
+def _predicted(case: Case, problem: Tiny, laws: Sequence[WeightLaw]) -> Tensor | None:
+    """What theory says the mean of all gradients is, flat; None where it says nothing."""
+    if problem.degree:
+        return None if case.predicted is None else case.predicted(problem, laws[0]).detach().flatten()
+    if case.enumerated is None:
+        return None
+    return case.enumerated(problem, [law.coordinates()[0].parameter.detach() for law in laws])
 
 
 def _draws(case: Case, problem: Tiny, laws: Sequence[WeightLaw], draws: int) -> Tensor:
@@ -98,9 +107,10 @@ def _rows(
     yield row("relative bias", float(bias.norm()) / size, expected, noise, holds)
     along = sample.error_along(exact / size) / size
     across = math.sqrt(max(0.0, float((sample.errors**2).sum()) / size**2 - along**2))
-    yield row(
-        "cosine", cosine(sample.mean, exact), None if predicted is None else cosine(predicted, exact), across, None
-    )
+    # whatever its bias, every one of these estimators is trained by: its mean step must lower the objective
+    descends = float(sample.mean @ exact) / size**2 > Z * along
+    angle = None if predicted is None else cosine(predicted, exact)
+    yield row("cosine", cosine(sample.mean, exact), angle, across, descends)
     ratio = float(sample.mean.norm()) / size
     yield row("norm ratio", ratio, None if predicted is None else float(predicted.norm()) / size, along, None)
     yield row("relative variance", sample.variance / size**2, None, sample.variance_error / size**2, None)

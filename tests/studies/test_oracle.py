@@ -13,19 +13,20 @@ from scipy import integrate
 from torch import Tensor
 
 import methods
+import methods.bayesbinn as bayesbinn
 from core.conditional import ConditionalMean
 from core.gaussian_laws import UnitGaussian
 from core.geometry import UnitRows
-from core.interface import Reading, Tape, WeightLaw
+from core.interface import Gaussian, Reading, Tape, WeightLaw
 from core.laws import Bernoulli, Point
 from core.low_rank import LowRank, LowRankPlusDiagonal
-from core.moments import Moments, PropagatedSign
+from core.moments import Moments, PropagatedSign, _SampledSign, standardised
 from core.ops import ClippedStraightThrough, ErfSign, RelaxedSign, StraightThrough
 from core.readings import Draw, SignActivation
 from core.seeds import generator
 from solvers import enumeration
 from studies import oracle
-from studies.truth import cases, exact, gradients, learning, study, theory
+from studies.truth import cases, exact, gradients, hidden_units, learners, learning, study, theory
 from studies.truth.problems import Tiny, problems
 from studies.truth.rows import KEYS, Row, Sample
 from studies.truth.stacked import stacked
@@ -238,6 +239,18 @@ def test_relaxed_moments_agree_with_adaptive_quadrature_over_the_noise(temperatu
     assert found == pytest.approx(expected, abs=1e-7)  # quad's own tolerance is 1.5e-8 absolute
 
 
+@pytest.mark.parametrize("z", [-3.0, -0.4, 1.2])
+def test_mean_slopes_agree_with_adaptive_quadrature_over_the_uniform_noise(z: float) -> None:
+    q, density = 0.5 * math.erfc(-z / math.sqrt(2)), math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    def slope(u: float) -> float:
+        return 2 * u * (1 - u) * density / (q * u + (1 - q) * (1 - u)) ** 2
+
+    expected = [integrate.quad(slope, 0, 1 - q, limit=500)[0], integrate.quad(slope, 1 - q, 1, limit=500)[0]]
+    found = [float(side) for side in hidden_units.mean_slopes(torch.tensor(z).double())]
+    assert found == pytest.approx(expected, abs=1e-7)  # quad's own tolerance is 1.5e-8 absolute
+
+
 # the study can fail
 
 
@@ -280,6 +293,14 @@ def with_sign_of_the_spread_turned(self: UnitGaussian, noise: Tensor, gradient: 
     return (gradient * (1 + means * noise / torch.sqrt(1 - means**2)),)
 
 
+def turned_and_swollen(ctx, gradient: Tensor, honest=_SampledSign.backward) -> tuple[Tensor, None]:
+    return -10 * honest(ctx, gradient)[0], None
+
+
+def as_probability(self: PropagatedSign, h: Gaussian, rng: torch.Generator) -> Gaussian:
+    return Gaussian(torch.special.ndtr(standardised(h)), torch.ones_like(h.mean))
+
+
 BROKEN = {
     "logistic noise of twice the width": (Bernoulli, "latent", lambda self, noise: self.natural + 2 * noise),
     "shared noise of half the width": (
@@ -291,6 +312,8 @@ BROKEN = {
     "a spread that moves the other way": (UnitGaussian, "pull_back", with_sign_of_the_spread_turned),
     "half the slope of the relaxed sign": (RelaxedSign, "slope", halved(RelaxedSign.slope)),
     "half the slope of the conditional mean": (ErfSign, "slope", halved(ErfSign.slope)),
+    "a sampled sign's gradient times -10": (_SampledSign, "backward", staticmethod(turned_and_swollen)),
+    "a propagated sign in [0, 1]": (PropagatedSign, "__call__", as_probability),
 }
 SHOWN_BY = {
     "logistic noise of twice the width": ("bayesbinn", "relaxed sign, temperature 1"),
@@ -299,14 +322,20 @@ SHOWN_BY = {
     "a spread that moves the other way": ("gaussian-vi", "smooth, moving spread"),
     "half the slope of the relaxed sign": ("bayesbinn", "relaxed sign, temperature 1"),
     "half the slope of the conditional mean": ("lowrank-sdp", "conditional, rank 1"),
+    "a sampled sign's gradient times -10": ("blrnet", "moments, sampled signs"),
+    "a propagated sign in [0, 1]": ("blrnet-propagate", "moments, propagated signs"),
+}
+SHOWN_ON = {  # else the folded neuron; the spread's direction shows only where the loss bends in the weight itself
+    "a spread that moves the other way": "neuron-squared",
+    "a sampled sign's gradient times -10": "network-sign",
+    "a propagated sign in [0, 1]": "network-sign",
 }
 
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_fault_in_the_product_is_found_out(fault: str, tiny: dict, tables: dict, monkeypatch) -> None:
     case = case_of(*SHOWN_BY[fault])
-    # the spread's direction shows only where the loss bends in the weight itself
-    name = "neuron-squared" if "spread" in fault else "neuron-folded"
+    name = SHOWN_ON.get(fault, "neuron-folded")
     assert gradients.measure(case, tiny[name], tables[name], draws=8000)[0].holds is True
     owner, verb, wrong = BROKEN[fault]
     monkeypatch.setattr(owner, verb, wrong)
@@ -317,6 +346,25 @@ def test_an_estimator_whose_documented_bias_is_gone_is_found_out(tiny: dict, tab
     case = case_of("ste", "identity at the sign")
     unbiased = replace(case, biased=frozenset({"multilinear"}), unbiased=frozenset())
     assert verdict(unbiased, tiny["neuron-folded"], tables["neuron-folded"]) is False
+
+
+@pytest.mark.parametrize("fault", [{"decay": 0.0}, {"scale": 1.0}], ids=["no prior", "loss not times N"])
+def test_a_learning_rule_without_a_part_of_it_is_found_out(fault: dict, tiny: dict, tables: dict, monkeypatch) -> None:
+    given = tiny["neuron-logistic"], tables["neuron-logistic"]
+    assert next(learners.small_steps(*given)).holds is True
+    rule = bayesbinn.FusedLearningRule
+    monkeypatch.setattr(bayesbinn, "FusedLearningRule", lambda *a, **k: rule(*a, **{**k, **fault}))
+    assert next(learners.small_steps(*given)).holds is False
+
+
+def test_a_gradient_that_climbs_is_found_out_by_its_cosine(tiny: dict, tables: dict, monkeypatch) -> None:
+    case = case_of("gaussian-vi", "rounded, held spread")
+    given = tiny["network-sign"], tables["network-sign"]
+    assert gradients.measure(case, *given, draws=4000)[1].holds is True
+    honest = UnitGaussian.pull_back
+    monkeypatch.setattr(UnitGaussian, "pull_back", lambda *a: tuple(-g for g in honest(*a)))
+    bias, cosine, *_ = gradients.measure(case, *given, draws=4000)
+    assert bias.holds is True and cosine.holds is False  # some bias there is, and no more than that is said of it
 
 
 def test_factors_of_two_in_the_divergence_of_a_point_are_found_out(tiny: dict, tables: dict, monkeypatch) -> None:
