@@ -37,11 +37,11 @@ def test_the_example_keeps_every_law_of_the_kit(example, law):
 
 
 def test_the_table_is_that_of_the_committed_records():
-    assert text.plain(tables.summary(studies.load(ROOT / "results" / "first-light"))) in README
+    assert text.plain(tables.summary(studies.load(ROOT / "results" / "default"))) in README
 
 
 def test_the_command_and_commit_beside_the_table_are_those_of_the_manifest():
-    manifest = json.loads((ROOT / "results" / "first-light" / "manifest.json").read_text())
+    manifest = json.loads((ROOT / "results" / "default" / "manifest.json").read_text())
     assert f"`{manifest['command']}` at commit `{manifest['source']['commit'][:10]}`" in README
 
 
@@ -63,3 +63,27 @@ def test_every_method_has_equally_many_trials_each_with_every_problem_and_seed()
     assert set(table.groupby("method")["trial"].nunique()) == {16}
     assert set(table.groupby(["method", "trial"]).size()) == {2 * len(tune.PROBLEMS)}
     assert (table["status"] == "finished").all()
+
+
+FAMILIES = (ROOT / "docs" / "families.md").read_text()
+BIAS = "relative bias of the gradient of E f(w)"
+NEURONS = ("neuron-folded", "neuron-squared", "neuron-logistic", "network-hardtanh", "network-sign")
+
+
+@pytest.mark.parametrize("study", ["default", "binary-activations"])
+def test_the_tables_of_the_families_are_those_of_the_committed_records(study):
+    assert text.plain(tables.summary(studies.load(ROOT / "results" / study))) in FAMILIES
+    manifest = json.loads((ROOT / "results" / study / "manifest.json").read_text())
+    assert f"`{manifest['command']}` at commit `{manifest['source']['commit'][:10]}`" in FAMILIES
+
+
+def test_the_biases_of_the_families_are_those_of_the_oracle():
+    rows = pd.DataFrame(json.loads((ROOT / "results" / "oracle" / "rows.json").read_text()))
+    rows = rows[rows["quantity"].isin([BIAS, f"{BIAS} in the mean"])]  # of a point law there is the latter
+    rows = rows.drop_duplicates(["method", "estimator", "problem"])
+    rows = rows.pivot(index=["method", "estimator"], columns="problem", values="value")
+    printed = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|((?: [\d.]+ \|){5})$", FAMILIES, flags=re.M)
+    assert len(printed) == 9
+    for method, estimator, values in printed:
+        expected = rows.loc[(method, estimator), list(NEURONS)]
+        assert values == "".join(f" {value:.2f} |" for value in expected), method

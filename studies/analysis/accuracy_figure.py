@@ -124,7 +124,7 @@ def _mean(ax: Axes, y: int, row: pd.Series, low: float, colour: Any, shape: str)
         return
     if pd.notna(row["ci_low"]):
         ax.plot([100 * row["ci_low"], 100 * row["ci_high"]], [y, y], color=colour, lw=1.8, zorder=4)
-    face = colour if row["weight_bits"] == 1 else "white"
+    face = colour if row["weight_bits"] < 32 else "white"
     ax.plot(mean, y, shape, ms=6, mew=1.4, mec=colour, mfc=face, zorder=5)
 
 
@@ -159,7 +159,7 @@ def _legend(means: pd.DataFrame) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
         disc(marker=shape, label=f"rule: {rule}") for rule, shape in marks.markers(list(means["prediction"])).items()
     ]
-    if (means["weight_bits"] > 1).any():
+    if (means["weight_bits"] >= 32).any():
         handles.append(disc(mfc="white", label="hollow: real weights"))
     handles.append(disc(ms=3, mec="none", label="one seed"))
     handles.append(disc(marker="", label="W/A: bits of weights, activations"))

@@ -21,7 +21,7 @@ from studies.analysis.tables import CONFIG, interval
 PANEL_INCHES, ROW_INCHES = 3.3, 2.5
 SETTLED = 0.2  # the axis is chosen for what comes after this share of training; the first rise may begin below it
 LEAST_SPREAD = 0.5  # points of accuracy, as in the accuracy figure
-MEASURES = {"validation_accuracy": "validation accuracy (%)", "train_loss": "training loss"}
+MEASURES = {"validation_accuracy": "validation accuracy (%)", "train_loss": "training loss (each method's own)"}
 
 
 def by_step(curves: pd.DataFrame, title: str) -> Figure:

@@ -83,7 +83,7 @@ def test_real_weights_are_hollow(accuracy):
     ax = accuracy.axes[0]
     faces = {}
     for line in ax.lines:
-        if line.get_marker() in "oDs" and line.get_linestyle() == "None":
+        if line.get_marker() in "oDsv" and line.get_linestyle() == "None":
             label = ax.get_yticklabels()[round(line.get_ydata()[0])].get_text()
             faces[label] = to_rgb(line.get_markerfacecolor()) == (1.0, 1.0, 1.0)
     hollow = {label for label, is_hollow in faces.items() if is_hollow}

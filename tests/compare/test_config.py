@@ -30,7 +30,7 @@ def _file(tmp_path, text):
 
 def test_default_plan_is_every_pair_once_in_every_seed():
     cells = _plan().cells
-    assert len({(c.problem, c.method, c.seed) for c in cells}) == len(cells) == 60
+    assert len({(c.problem, c.method, c.seed) for c in cells}) == len(cells) == 96
     assert [c.seed for c in cells] == sorted(c.seed for c in cells)  # whole seeds first
     assert {tuple(c.budget.items()) for c in cells} == {(("epochs", 30),)}
 

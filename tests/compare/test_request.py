@@ -7,6 +7,8 @@ import pytest
 from studies.compare import METHODS, PROBLEMS, _parse
 from studies.runner.request import request
 
+FORM = "write SECTION.KEY=VALUE, for example --set ste.lr=0.003 or --set network.name=lenet"
+
 
 def _asked(*words):
     return request(_parse(words), methods=METHODS, problems=PROBLEMS)
@@ -22,7 +24,7 @@ def test_no_arguments_ask_for_the_default_study():
     asked = _asked()
     assert asked.errors == []
     assert (asked.problems, asked.methods) == (("digits", "breast-cancer"), METHODS)
-    assert (asked.seeds, asked.budget, asked.cells) == ((0, 1, 2, 3, 4, 5), None, 60)
+    assert (asked.seeds, asked.budget, asked.cells) == ((0, 1, 2, 3, 4, 5), None, 96)
     assert (asked.out, asked.data_dir, asked.backend, asked.device) == (
         Path("results/compare"),
         None,
@@ -53,8 +55,8 @@ def test_seeds_are_a_count_or_a_list():
         (["--backend", "proceses"], "--backend must be processes or serial (got proceses)"),
         (["--device", "tpu"], "--device must be cpu or cuda (got tpu)"),
         (["--out", ""], "--out must be the name of a folder (got '')"),
-        (["--set", "ste.lr"], "--set ste.lr: write SECTION.KEY=VALUE, for example --set ste.lr=0.003"),
-        (["--set", "lr=3"], "--set lr=3: write SECTION.KEY=VALUE, for example --set ste.lr=0.003"),
+        (["--set", "ste.lr"], f"--set ste.lr: {FORM}"),
+        (["--set", "lr=3"], f"--set lr=3: {FORM}"),
         (
             ["--set", "compare.epochs=3"],
             "--set compare.epochs=3: 'epochs' is an option of the command; write --epochs 3",
