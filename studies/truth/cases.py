@@ -13,6 +13,8 @@ import methods
 from core.gaussian_laws import UnitGaussian
 from core.interface import Rng, WeightLaw
 from core.low_rank import LowRank, LowRankPlusDiagonal
+from core.ops import sign
+from solvers import enumeration
 from studies.truth import exact, hidden_units, theory
 from studies.truth.exact import Reference
 from studies.truth.gradients import Case
@@ -88,6 +90,16 @@ def cases(temperatures: Sequence[float] = TEMPERATURES, ranks: Sequence[int] = R
     )
 
 
+def bce_cases() -> Iterator[Case]:
+    """BLRNet's default output, which reads the variance too; on `problems.positive` of hidden signs."""
+    for name, estimator, enumerated in (
+        ("blrnet", "moments, sampled signs, output bce", hidden_units.sampled_bce),
+        ("blrnet-propagate", "moments, propagated signs, output bce", hidden_units.propagated_bce),
+    ):
+        made = methods.make(name)
+        yield Case(name, estimator, made, _chances, "-log P(y h > 0)", biased=OTHER, enumerated=enumerated, only=OTHER)
+
+
 def _diagonal() -> Iterator[Case]:
     """gaussian-vi: signs of independent Gaussians with m^2 + s^2 = 1."""
     rounded, smooth = (methods.make("gaussian-vi", estimator=e, init=LARGEST_MEAN) for e in ("rounded", "smooth"))
@@ -153,6 +165,13 @@ def _low_rank(rank: int) -> Iterator[Case]:
 
 def _means(problem: Tiny, table: Tensor, laws: Sequence[WeightLaw], rng: Rng) -> list[Reference]:
     return exact.of_means(table, laws)
+
+
+def _chances(problem: Tiny, table: Tensor, laws: Sequence[WeightLaw], rng: Rng) -> list[Reference]:
+    first, last = problem.split(enumeration.signs(problem.weights))
+    hidden = sign(problem.inputs @ first.mT)
+    right = problem.targets * (hidden @ last.mT).squeeze(-1) > 0
+    return exact.of_chances(right.double(), laws)
 
 
 def _flips(problem: Tiny, table: Tensor, laws: Sequence[WeightLaw], rng: Rng) -> list[Reference]:

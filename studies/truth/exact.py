@@ -39,6 +39,14 @@ def of_means(table: Tensor, laws: Sequence[WeightLaw]) -> list[Reference]:
     return [_exactly(gradient) for gradient in torch.autograd.grad(value, parameters)]
 
 
+def of_chances(right: Tensor, laws: Sequence[WeightLaw]) -> list[Reference]:
+    """Gradient of -mean_b log P(right_b) for independent laws. right: (table, B), 1 where a network has b right."""
+    parameters = [law.coordinates()[0].parameter for law in laws]
+    log_law = enumeration.log_product(torch.atanh(torch.cat([law.mean().flatten() for law in laws])))
+    value = -(log_law.exp() @ right).log().mean()
+    return [_exactly(gradient) for gradient in torch.autograd.grad(value, parameters)]
+
+
 def of_flips(table: Tensor, laws: Sequence[WeightLaw]) -> list[Reference]:
     """Half the gain of flipping each weight of a point law: the gradient of E[f] in the means, at the signs."""
     signs = torch.cat([law.mode().detach().flatten() for law in laws])

@@ -1,4 +1,4 @@
-"""What moment propagation's gradient is on average where the loss is logistic, by enumeration or quadrature.
+"""What moment propagation's gradient is on average on the losses that are no polynomials: enumeration, quadrature.
 
 Formulas of Peters & Welling 2018 (arXiv 1809.03368), written out once more: nothing here is the product's. lambda are
 the natural parameters, theta = tanh(lambda); pre-activations have mean sum theta x and variance sum (1 - theta^2) x^2.
@@ -6,7 +6,7 @@ the natural parameters, theta = tanh(lambda); pre-activations have mean sum thet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,9 @@ def sampled(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
     """Mean gradient in lambda, flat, of BLRNet: hidden signs sampled straight through, hidden hard tanh sampled."""
     if len(naturals) == 1:
         return propagated(problem, naturals)
-    return _straight_through(problem, naturals) if problem.activation == "sign" else _pathwise(problem, naturals)
+    if problem.activation != "sign":
+        return _pathwise(problem, naturals)
+    return _straight_through(problem, naturals, lambda s, theta: F.softplus(-problem.targets[:, None] * (s @ theta)))
 
 
 def propagated(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
@@ -40,6 +42,26 @@ def propagated(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
         entering = (units.values * units.weights).sum(-1)
     loss = F.softplus(-problem.targets * (entering @ torch.tanh(leaves[-1][0]))).mean()
     return _flat(torch.autograd.grad(loss, leaves))
+
+
+def propagated_bce(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
+    """The same of -log P(y h > 0), h normal with the output's moments: theta' m and sum (1 - (theta m)^2) of signs."""
+    first, last = (natural.detach().requires_grad_() for natural in naturals)
+    units = _units("sign", *_moments(problem.inputs, first), nodes=NODES)
+    entering, theta = (units.values * units.weights).sum(-1), torch.tanh(last[0])
+    spread = (1 - (theta * entering) ** 2).sum(-1).sqrt()
+    loss = -torch.special.log_ndtr(problem.targets * (entering @ theta) / spread).mean()
+    return _flat(torch.autograd.grad(loss, [first, last]))
+
+
+def sampled_bce(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
+    """As `sampled`, of -log P(y h > 0) given the hidden signs s: h has moments theta' s and sum (1 - theta^2) s^2."""
+
+    def loss(s: Tensor, theta: Tensor) -> Tensor:
+        spread = ((s * s) @ (1 - theta * theta)).sqrt()
+        return -torch.special.log_ndtr(problem.targets[:, None] * (s @ theta) / spread)
+
+    return _straight_through(problem, naturals, loss)
 
 
 def mean_slopes(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,25 +118,29 @@ def _pathwise(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
     return total / len(problem.inputs)
 
 
-def _straight_through(problem: Tiny, naturals: Sequence[Tensor]) -> Tensor:
-    """Sum over the 2^H hidden states of the loss's slope there times each unit's mean slope at its sign."""
+def _straight_through(problem: Tiny, naturals: Sequence[Tensor], loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Sum over the 2^H hidden states of the loss's slope there times each unit's mean slope at its sign.
+
+    loss: of hidden signs (B, states, H) and the last layer's means (H,), of every example and state.
+    """
     first, last = (natural.detach().requires_grad_() for natural in naturals)
     mean, deviation = _moments(problem.inputs, first)
     z = mean / deviation
-    states, theta = enumeration.signs(z.shape[1]), torch.tanh(last[0])
+    states = enumeration.signs(z.shape[1])
     sides = torch.stack([torch.special.ndtr(-z), torch.special.ndtr(z)], -1).detach()  # (B, H, 2)
     slopes = torch.stack(mean_slopes(z.detach()), -1)
     here = (states > 0).long().mT.expand(len(z), -1, -1)  # (B, H, states)
     shares, slopes = sides.gather(2, here), slopes.gather(2, here)
-    margin = problem.targets[:, None] * (states @ theta)  # (B, states)
-    residual = (-problem.targets[:, None] * torch.sigmoid(-margin)).detach()
-    at_last = ((shares.prod(1) * residual) @ states).mean(0)
+    signs = states.expand(len(z), -1, -1).clone().requires_grad_()
+    losses = loss(signs, torch.tanh(last[0]))
+    (at_last,) = torch.autograd.grad((shares.prod(1) * losses).sum(1).mean(), last, retain_graph=True)
+    (at_signs,) = torch.autograd.grad(losses.sum(), signs)
     back = []
     for unit in range(z.shape[1]):
         others = shares[:, [j for j in range(z.shape[1]) if j != unit]].prod(1)
-        back.append((others * slopes[:, unit] * residual).sum(1) * theta[unit].detach())
+        back.append((others * slopes[:, unit] * at_signs[..., unit]).sum(1))
     (at_first,) = torch.autograd.grad((torch.stack(back, 1) * z).sum(1).mean(), first)
-    return torch.cat([at_first.flatten(), at_last * (1 - theta.detach() ** 2)])
+    return _flat([at_first, at_last])
 
 
 def _moments(x: Tensor, natural: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Size, Tensor, nn
 
 from core.interface import Gaussian, Reading, Signal, Tape, WeightLaw
 from core.layers import Activation, BinaryLinear, Network
+from core.moments import log_positive
 from core.ops import ClippedStraightThrough
 from core.problems import load
 from core.readings import Fixed, SignActivation
@@ -127,6 +128,13 @@ def logistic(output: Signal, targets: Tensor) -> Tensor:
     """Mean log(1 + exp(-y h)) of every copy, nats; of a Gaussian h that of its mean, as BLRNet's CE output has it."""
     h = output.mean if isinstance(output, Gaussian) else output
     return F.softplus(-targets * h.squeeze(-1)).mean(-1)
+
+
+def positive(output: Signal, targets: Tensor) -> Tensor:
+    """Mean -log P(y h > 0) of every copy of a Gaussian h, nats: BLRNet's BCE output for one class."""
+    assert isinstance(output, Gaussian), "a tensor has no chance to be positive"
+    turned = Gaussian(targets * output.mean.squeeze(-1), output.variance.squeeze(-1))
+    return -log_positive(turned).mean(-1)
 
 
 def problems() -> Mapping[str, Tiny]:

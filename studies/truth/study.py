@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from studies.truth import gradients, low_rank_facts, relaxed_facts, stochastic_units
-from studies.truth.cases import RANKS, TEMPERATURES, cases
+from studies.truth.cases import RANKS, TEMPERATURES, bce_cases, cases
 from studies.truth.learners import lessons
-from studies.truth.problems import problems
+from studies.truth.problems import positive, problems
 from studies.truth.rows import Row
 
 
@@ -42,6 +42,10 @@ def rows(size: Size, *, told: Callable[[str], None] = lambda part: None) -> Iter
         for name, problem in found.items():
             if problem.degree in case.only:
                 yield from gradients.measure(case, problem, tables[name], draws=size.draws)
+    told("gradients: output bce")
+    name = "network-sign"
+    for case in bce_cases():
+        yield from gradients.measure(case, replace(found[name], loss=positive), tables[name], draws=size.draws)
     told("learnt laws")
     yield from lessons(
         found, tables, temperatures=size.posteriors, ranks=size.ranks, steps=size.steps, seeds=size.seeds

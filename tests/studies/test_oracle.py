@@ -27,7 +27,7 @@ from core.seeds import generator
 from solvers import enumeration
 from studies import oracle
 from studies.truth import cases, exact, gradients, hidden_units, learners, learning, study, theory
-from studies.truth.problems import Tiny, problems
+from studies.truth.problems import Tiny, positive, problems
 from studies.truth.rows import KEYS, Row, Sample
 from studies.truth.stacked import stacked
 
@@ -340,6 +340,25 @@ def test_a_fault_in_the_product_is_found_out(fault: str, tiny: dict, tables: dic
     owner, verb, wrong = BROKEN[fault]
     monkeypatch.setattr(owner, verb, wrong)
     assert gradients.measure(case, tiny[name], tables[name], draws=8000)[0].holds is False
+
+
+def certain_of_the_variance(self: PropagatedSign, h: Gaussian, rng: torch.Generator) -> Gaussian:
+    return Gaussian(torch.erf(standardised(h) / math.sqrt(2)), torch.ones_like(h.mean))
+
+
+VARIANCES = {
+    "blrnet": (Bernoulli, "variance", lambda self, honest=Bernoulli.variance: 2 * honest(self)),
+    "blrnet-propagate": (PropagatedSign, "__call__", certain_of_the_variance),
+}
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+def test_a_wrong_variance_is_found_out_by_the_default_output(name: str, tiny: dict, tables: dict, monkeypatch) -> None:
+    case = next(c for c in cases.bce_cases() if c.name == name)
+    given = replace(tiny["network-sign"], loss=positive), tables["network-sign"]
+    assert verdict(case, *given) is True
+    monkeypatch.setattr(*VARIANCES[name])
+    assert verdict(case, *given) is False
 
 
 def test_an_estimator_whose_documented_bias_is_gone_is_found_out(tiny: dict, tables: dict) -> None:
