@@ -87,3 +87,13 @@ def test_the_biases_of_the_families_are_those_of_the_oracle():
     for method, estimator, values in printed:
         expected = rows.loc[(method, estimator), list(NEURONS)]
         assert values == "".join(f" {value:.2f} |" for value in expected), method
+
+
+def test_what_the_families_say_of_propagation_is_in_the_parity_records():
+    rows = studies.load(ROOT / "results" / "parity" / "short")
+    test = (rows["split"] == "test") & (rows["metric"] == "accuracy") & (rows["epoch"] == "last")
+    mlp = rows[test & rows["setup"].str.contains('"name":"mlp"')]
+    for method, lost in (("blrnet-propagate", "7.5"), ("blrnet", "0.4")):
+        values = mlp[mlp["method"] == method].set_index("prediction")["value"]
+        assert f"{100 * (values['propagate'] - values['mode']):.1f}" == lost
+        assert lost in FAMILIES
