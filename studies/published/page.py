@@ -22,8 +22,8 @@ the test labels, and no test label chose anything. `±` is a standard deviation 
 seed there is none. On {SCORED_ON:,} test images an accuracy of 98.5 % has a standard error of 0.12 points, one of 90 %
 of 0.30: smaller differences between two rows say nothing. Published numbers carry the tag of how they were come by;
 a row without one is a method or a prediction rule for which none was found. *differs* names the settings in which our
-cell departs from the published recipe, ours first, and what was not found stated there. Everywhere ours also anneals the
-rate by the step, has no warm-up, no augmentation, one shift and scale for all channels, and batch norm re-estimated."""
+cell departs from the published recipe, ours first, and what was not found stated there. Everywhere ours also anneals
+the rate by the step, has no warm-up, no augmentation, one shift and scale for all channels, and batch norm re-estimated."""
 
 
 def page(
