@@ -23,7 +23,8 @@ seed there is none. On {SCORED_ON:,} test images an accuracy of 98.5 % has a sta
 of 0.30: smaller differences between two rows say nothing. Published numbers carry the tag of how they were come by;
 a row without one is a method or a prediction rule for which none was found. *differs* names the settings in which our
 cell departs from the published recipe, ours first, and what was not found stated there. Everywhere ours also anneals
-the rate by the step, has no warm-up, no augmentation, one shift and scale for all channels, and batch norm re-estimated."""
+the rate by the step, has no warm-up, no augmentation, one shift and scale for all channels, and re-estimates batch
+norm."""
 
 
 def page(
