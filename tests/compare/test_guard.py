@@ -69,4 +69,4 @@ def test_advice_to_use_safe_path_works(tmp_path):
     (tmp_path / "core" / "__init__.py").write_text("")
     done = _compare_from(tmp_path, "-P")
     assert done.returncode == 0, done.stderr
-    assert "10 missing" in done.stdout
+    assert "16 missing" in done.stdout

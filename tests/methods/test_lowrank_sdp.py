@@ -85,7 +85,7 @@ def test_initial_signs_are_those_of_every_other_method_layer_by_layer():
 
 
 def test_the_symmetric_law_is_skipped_with_its_reason_and_exists_for_studies():
-    method = make("lowrank-sdp", law="symmetric")
+    method = make("lowrank-sdp", law="symmetric", rank=4)
     assert "law=homogenised" in method.supports(None)
     law = method.law(torch.Size([3, 4]), torch.Generator().manual_seed(0))
     assert isinstance(law, SymmetricLowRank) and law.rank == 4

@@ -348,7 +348,7 @@ def test_a_damaged_checkpoint_is_refused(kept, damage):
     if damage == "flipped":
         content[len(content) // 2] ^= 1
     path.write_bytes({"cut": content[:-1], "flipped": content, "empty": b""}[damage])
-    assert "is damaged: its checksum differs; put back a copy" in _refusal(chosen, path)
+    assert "is no whole checkpoint: its checksum differs. Checkpoints lie in OUT/checkpoints" in _refusal(chosen, path)
     with pytest.raises(CheckpointRefused):
         _checkpoint(chosen, path).load()
 
