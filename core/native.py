@@ -23,7 +23,7 @@ try:
     from core._native import _kernels as _module
 except ImportError as error:
     _module = None  # type: ignore[assignment]
-    _REASON = str(error)
+    _REASON = str(error).partition(" (")[0]  # without the path of this machine: the reason goes into manifests
 
 _ALLOWED: ContextVar[bool] = ContextVar("native kernels allowed", default=True)
 LEVELS = ("portable", "avx2", "avx512")
