@@ -13,7 +13,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("core") / "_native"
-KERNELS = ("point", "bernoulli", "lowrank")  # one file a family
+KERNELS = ("point", "bernoulli", "lowrank", "sweeps", "signs", "elimination")  # one file a family, once a level
+HEADERS = ("dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h")
+MODULES = ("module", "sweeps_module", "signs_module", "elimination_module")  # bindings, once
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
 OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
@@ -63,8 +65,8 @@ setup(
     ext_modules=[
         Extension(
             "core._native._kernels",
-            sources=[str(SOURCES / "module.cpp")],
-            depends=[str(SOURCES / header) for header in ("dispatch.h", "elementwise.h")],
+            sources=[str(SOURCES / f"{module}.cpp") for module in MODULES],
+            depends=[str(SOURCES / header) for header in HEADERS],
             include_dirs=[nanobind.include_dir(), str(BUNDLED.parent / "ext" / "robin_map" / "include")],
             define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)] + [("BITRELAX_X86", None)] * X86,
             extra_compile_args=[*COMMON, "-Os", "-fno-strict-aliasing", f'-DBITRELAX_FLAGS="{FLAGS}"'],

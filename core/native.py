@@ -1,4 +1,4 @@
-"""The native kernels, checked: which path runs, and one function a kernel that takes tensors.
+"""The native kernels of training, checked: one function a kernel that takes tensors.
 
 Kernels run where every tensor is float32, contiguous and on the CPU, and the extension is built; elsewhere their torch
 twins do (`solvers.passes`; of a Bernoulli's moments, in `core.laws`). Noise is a function of a key and an index
@@ -7,76 +7,19 @@ twins do (`solvers.passes`; of a Bernoulli's moments, in `core.laws`). Noise is 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-try:
-    from core._native import _kernels as _module
-except ImportError as error:
-    _module = None  # type: ignore[assignment]
-    _REASON = str(error).partition(" (")[0]  # without the path of this machine: the reason goes into manifests
-
-_ALLOWED: ContextVar[bool] = ContextVar("native kernels allowed", default=True)
-LEVELS = ("portable", "avx2", "avx512")
-
-
-@dataclass(frozen=True)
-class Info:
-    """Which path runs: "native" with its CPU level and compiler flags, or "torch" with the reason."""
-
-    path: Literal["native", "torch"]
-    level: str = ""
-    compiler: str = ""
-    flags: str = ""
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.path == "native":
-            return f"native kernels at CPU level {self.level} ({self.compiler}; {self.flags})"
-        return f"torch path: {self.reason}"
-
-
-@cache
-def info() -> Info:
-    """What a fused pass over float32 CPU tensors runs on this machine."""
-    if _module is None:
-        return Info("torch", reason=f"the native extension is not built here ({_REASON})")
-    return Info("native", LEVELS[_module.best_level()], _module.COMPILER, _module.FLAGS)
-
-
-@cache
-def warn_once() -> None:
-    """One warning, the first time a fused pass that could be native is not. It names the way out."""
-    if _module is None:
-        warnings.warn(
-            f"bitrelax runs its slower {info()}. To build it, install a C++17 compiler and bitrelax again",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-@contextmanager
-def torch_only() -> Iterator[None]:
-    """Within it, in this thread, `serves` says no: for comparing the two paths in one process."""
-    token = _ALLOWED.set(False)
-    try:
-        yield
-    finally:
-        _ALLOWED.reset(token)
+from core import extension
 
 
 def serves(*tensors: Tensor | None) -> bool:
     """Whether the kernels can take all of these (None: an array that a kernel is told not to use)."""
-    return _module is not None and _ALLOWED.get() and all(t is None or _fits(t) for t in tensors)
+    return extension.module() is not None and extension.allowed() and all(t is None or _fits(t) for t in tensors)
 
 
 def point_adam(
@@ -257,9 +200,10 @@ def lowrank_step(
 
 
 def _kernels() -> ModuleType:
-    if _module is None:
-        raise RuntimeError(f"a native kernel was called, but {info().reason}; ask core.native.serves first")
-    return _module
+    module = extension.module()
+    if module is None:
+        raise RuntimeError(f"a native kernel was called, but {extension.info().reason}; ask core.native.serves first")
+    return module
 
 
 @cache
@@ -270,7 +214,7 @@ def _best() -> int:
 def _level(level: int | None) -> int:
     best = _best()
     if level is not None and not 0 <= level <= best:
-        raise ValueError(f"CPU level must be in 0..{best} on this machine (got {level}); see core.native.LEVELS")
+        raise ValueError(f"CPU level must be in 0..{best} on this machine (got {level}); see core.extension.LEVELS")
     return best if level is None else level
 
 

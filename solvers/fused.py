@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from core import native
+from core import extension, native
 from core.geometry import Box, Euclidean
 from core.interface import Rng, Surrogate, WeightLaw
 from core.laws import Point
@@ -182,7 +182,7 @@ class _PointSlot(Slot):
 
 def path(*arrays: Tensor | None) -> ModuleType:
     """The module whose functions run the pass on these tensors."""
-    native.warn_once()
+    extension.warn_once()
     return native if native.serves(*arrays) else passes
 
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch  # late, as the rest: --help does not wait for it
 
     import methods
-    from core import native
+    from core import extension
     from studies.runner import machine
     from studies.speeding import memory, report, steps
 
@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"unknown {key} {unknown[0]!r}; available: {', '.join(known)}", file=sys.stderr)
             return 2
     torch.set_num_threads(1)
-    print(f"speed: {native.info()}\n{machine.cpu()}, load {machine.load():.1f}, torch {torch.__version__}", flush=True)
+    print(
+        f"speed: {extension.info()}\n{machine.cpu()}, load {machine.load():.1f}, torch {torch.__version__}", flush=True
+    )
     ms, peak = {}, {}
     try:
         for network in networks:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report.table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(arguments.out / "speed.csv", index=False)
-    facts = {"command": ["python", "-m", "studies.speed", *words], "native": str(native.info()), **machine.facts()}
+    facts = {"command": ["python", "-m", "studies.speed", *words], "native": str(extension.info()), **machine.facts()}
     (arguments.out / "machine.json").write_text(json.dumps(facts | {"torch": torch.__version__}, indent=1) + "\n")
     written = [arguments.out / "speed.csv", arguments.out / "machine.json", *report.draw(rows, arguments.out)]
     if arguments.json:

@@ -1,6 +1,7 @@
-// The Python module core._native._kernels: addresses in, one kernel call without the interpreter's lock, nothing out.
+// The Python module core._native._kernels: one kernel call without the interpreter's lock. Kernels of training are
+// here, those of the solvers in *_module.cpp.
 //
-// Callers pass a CPU level (see Level) and addresses of arrays that they own and have checked: core/native.py does.
+// Callers of the former pass a CPU level (see Level) and addresses of arrays that they own and have checked: core/native.py does.
 
 #include <cstdint>
 #include <utility>
@@ -15,6 +16,11 @@
 #endif
 
 namespace nb = nanobind;
+
+void bind_sweeps(nb::module_&);
+void bind_signs(nb::module_&);
+void bind_elimination(nb::module_&);
+
 using namespace nb::literals;
 using namespace bitrelax;
 
@@ -131,4 +137,7 @@ NB_MODULE(_kernels, m) {
         },
         "level"_a, "size"_a, "rank"_a, "gradient"_a, "used"_a, "coefficients"_a, "rows"_a, "velocity"_a, "weights"_a,
         nb::kw_only(), "scale"_a, "rate"_a, "momentum"_a, "decay"_a, "unit"_a);
+    bind_sweeps(m);
+    bind_signs(m);
+    bind_elimination(m);
 }

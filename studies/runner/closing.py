@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core import native
+from core import extension
 from studies.analysis import output, tables, text, tidy
 from studies.runner.manifest import manifest
 from studies.runner.progress import FINE
@@ -30,7 +30,7 @@ def conclude(done: Done, *, command: Sequence[str]) -> int:
         raise Refused(str(error)) from error
     print(flush=True)
     text.show(tables.summary(tidy.rows(records)), Console(highlight=False))
-    print(f"fused passes: {native.info().path} (core.native.info() says more)")
+    print(f"fused passes: {extension.info().path} (core.extension.info() says more)")
     return ended(records, paths, plan.out)
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core import native
+from core import extension
 from studies.runner import machine
 
 PACKAGES = (
@@ -39,7 +39,7 @@ def manifest(command: Sequence[str], *, started: datetime, workers: int, backend
         "versions": versions(),
         "source": checkout(Path(__file__).resolve().parents[2]),
         "machine": machine.facts(),
-        "fused_passes": str(native.info()),
+        "fused_passes": str(extension.info()),
         "backend": backend,
         "workers": workers,
         "threads_per_worker": 1,

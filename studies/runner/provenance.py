@@ -12,7 +12,7 @@ import torch
 import core
 import methods
 import solvers
-from core import native
+from core import extension
 from studies.runner.cells import Cell, Provenance
 
 SOURCES = (".py", ".cpp", ".h")  # what a package's numbers come from
@@ -30,7 +30,7 @@ def provenance(cell: Cell, data: Mapping[str, str]) -> Provenance:
         solvers_source=source_hash(_folder(solvers)),
         torch_version=torch.__version__.partition("+")[0],
         device_type=torch.device(cell.device).type,
-        compiled=native.info().path == "native",
+        compiled=extension.info().path == "native",
         data=dict(data),
     )
 

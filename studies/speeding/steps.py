@@ -18,7 +18,7 @@ import torch
 from torch.optim import Adam
 
 import methods
-from core import native
+from core import extension
 from core.architectures import InputForm, build
 from core.claims import binary_coordinates, laws, real_parameters
 from core.fit import Run
@@ -61,7 +61,7 @@ def entries(network: str, names: list[str]) -> list[Entry]:
     found = []
     for name in names:
         paths = ["native", "torch"] if _has_kernels(name) else ["torch"]
-        if native.info().path == "torch":
+        if extension.info().path == "torch":
             paths = ["torch"]
         paths += ["eager"] if name == "ste" else []
         found += [Entry(network, name, path) for path in paths]
@@ -87,7 +87,7 @@ def advance(run: Run, path: str, steps: int) -> float:
 
     CPU time, not the clock on the wall: one thread does all the work, and others on the machine do not count.
     """
-    with native.torch_only() if path == "torch" else nullcontext():
+    with extension.twins_only() if path == "torch" else nullcontext():
         began = time.process_time()
         for _ in range(steps):
             run.step().item()

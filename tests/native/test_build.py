@@ -34,18 +34,18 @@ def test_a_clone_imports_its_own_packages_and_a_method_added_after_the_install(c
 def test_without_the_extension_the_torch_path_runs_after_one_warning_that_says_why(clone):
     program = (
         "import warnings, torch; warnings.simplefilter('always')\n"
-        "from core import native\n"
+        "from core import extension\n"
         "from core.laws import Point\n"
         "from core.prefetch import Slots\n"
         "from solvers.fused import FusedAdam\n"
         "law = Point(torch.ones(3)); solver = FusedAdam([law], slots=Slots(), lr=0.1)\n"
         "for _ in range(3):\n"
         "    law.latents.grad = torch.ones(3); solver.step()\n"
-        "print(native.info().path, law.latents.tolist()[0] < 0.8)\n"
+        "print(extension.info().path, law.latents.tolist()[0] < 0.8)\n"
     )
     printed, complained = said(clone, program)
     assert printed == "torch True"
-    assert complained.count("RuntimeWarning: bitrelax runs its slower torch path") == 1
+    assert complained.count("RuntimeWarning: bitrelax runs its slower twins in torch and NumPy") == 1
     assert "not built here" in complained and "C++17 compiler" in complained
 
 

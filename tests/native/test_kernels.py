@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from core import native
+from core import extension, native
 from core.counter import logistic, random_bits
 from core.native import Relaxation
 from core.ops import sign
@@ -16,7 +16,7 @@ from solvers import passes
 N = 4099  # prime: no vector width divides it
 SPREADS = (3.0, 8.0, 12.0, 60.0)
 KEY, NEXT = (0x12345678, 0x9ABCDEF0), (0xFFFFFFFF, 1)
-BUILT = native.info().path == "native"
+BUILT = extension.info().path == "native"
 built = pytest.mark.skipif(not BUILT, reason="the native extension is not built here")
 
 
@@ -118,11 +118,11 @@ def test_published_rule_agrees_between_paths_where_its_subtractions_keep_digits(
 
 
 @built
-@pytest.mark.parametrize("level", range(len(native.LEVELS)))
+@pytest.mark.parametrize("level", range(len(extension.LEVELS)))
 def test_every_cpu_level_agrees_and_levels_with_fused_multiply_add_agree_bit_for_bit(level):
-    best = native.LEVELS.index(native.info().level)
+    best = extension.LEVELS.index(extension.info().level)
     if level > best:
-        pytest.skip(f"this CPU has no {native.LEVELS[level]}")
+        pytest.skip(f"this CPU has no {extension.LEVELS[level]}")
     for temperature in (0.1, 0.3):
         for momentum, prior in ((0.9, uniform(1.0, seed=7)), (0.0, None)):
             relaxation = Relaxation(temperature, 6.0)
@@ -214,12 +214,12 @@ def test_low_rank_step_is_the_outer_products_in_float64(module, unit, momentum, 
 
 
 @built
-@pytest.mark.parametrize("level", range(len(native.LEVELS)))
+@pytest.mark.parametrize("level", range(len(extension.LEVELS)))
 @pytest.mark.parametrize("unit", [False, True])
 def test_low_rank_steps_in_registers_and_in_blocks_give_the_same_bits(level, unit):
     """A fifth column of zeros that meets no noise changes nothing, but takes the pass by blocks."""
-    if level > native.LEVELS.index(native.info().level):
-        pytest.skip(f"this CPU has no {native.LEVELS[level]}")
+    if level > extension.LEVELS.index(extension.info().level):
+        pytest.skip(f"this CPU has no {extension.LEVELS[level]}")
     rng = torch.Generator().manual_seed(6)
     rows = torch.randn(5, N, generator=rng)
     rows /= rows.norm(dim=0)
@@ -238,11 +238,11 @@ def test_low_rank_steps_in_registers_and_in_blocks_give_the_same_bits(level, uni
 
 
 @built
-@pytest.mark.parametrize("level", range(len(native.LEVELS)))
+@pytest.mark.parametrize("level", range(len(extension.LEVELS)))
 @pytest.mark.parametrize("spread", SPREADS)
 def test_bernoulli_moments_and_their_pull_back_are_those_of_float64(level, spread):
-    if level > native.LEVELS.index(native.info().level):
-        pytest.skip(f"this CPU has no {native.LEVELS[level]}")
+    if level > extension.LEVELS.index(extension.info().level):
+        pytest.skip(f"this CPU has no {extension.LEVELS[level]}")
     natural, mean, variance, pulled = uniform(spread), *(torch.empty(N) for _ in range(3))
     native.bernoulli_moments(natural, mean, variance, level=level)
     wide = natural.double()
@@ -338,9 +338,9 @@ def test_kernels_release_the_interpreter_lock():
 
 
 def test_info_says_which_path_runs_and_how_it_was_built():
-    info = native.info()
+    info = extension.info()
     if BUILT:
-        assert info.level in native.LEVELS and "-ffp-contract=off" in info.flags and info.compiler
+        assert info.level in extension.LEVELS and "-ffp-contract=off" in info.flags and info.compiler
         assert str(info).startswith(f"native kernels at CPU level {info.level}")
     else:
-        assert "not built here" in info.reason and str(info).startswith("torch path: ")
+        assert "not built here" in info.reason and str(info).startswith("twins in torch and NumPy: ")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from core import native
+from core import extension
 from studies.runner.cells import key
 from studies.runner.measure import nothing_measured
 from studies.runner.provenance import provenance
@@ -72,7 +72,7 @@ def test_a_changed_setting_is_named_with_both_values(store, cell):
     assert set(verdict.reasons) == {"hyperparameters.lr 0.001 -> 0.0003", "network.widths [16] -> [8, 8]"}
 
 
-COMPILED = native.info().path == "native"
+COMPILED = extension.info().path == "native"
 
 
 @pytest.mark.parametrize(

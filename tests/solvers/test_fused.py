@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core import native
+from core import extension, native
 from core.claims import binary_laws, laws
 from core.contractions import Dense
 from core.counter import logistic
@@ -31,8 +31,8 @@ def path(request, monkeypatch) -> str:
     """Both paths, on whatever machine has them."""
     if request.param == "torch":
         monkeypatch.setattr(native, "serves", lambda *tensors: False)
-        monkeypatch.setattr(native, "warn_once", lambda: None)
-    elif native.info().path != "native":
+        monkeypatch.setattr(extension, "warn_once", lambda: None)
+    elif extension.info().path != "native":
         pytest.skip("the native extension is not built here")
     return request.param
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from core import native
+from core import extension, native
 from core.prefetch import Prefetched
 from core.readings import Draw
 from studies import speed
@@ -39,21 +39,21 @@ def test_quick_run_writes_rows_with_ratios_of_one_run_and_memory(written):
         assert math.isclose(row["ratio_to_ste"], row["ms"] / fastest, rel_tol=1e-6)
         assert math.isclose(row["ratio_to_full_precision"], row["ms"] / ms[DEFAULT_ADAM, "torch"], rel_tol=1e-6)
         assert f"| {row['network']} | {row['method']} | {row['path']} | {row['ms']:.2f} |" in printed
-    paths = {"torch", "eager"} | ({"native"} if native.info().path == "native" else set())
+    paths = {"torch", "eager"} | ({"native"} if extension.info().path == "native" else set())
     assert {path for method, path in ms if method == "ste"} == paths
-    assert str(native.info()) in printed
+    assert str(extension.info()) in printed
 
 
 def test_quick_run_draws_the_figure_and_names_the_machine(written):
     out, _ = written
     assert (out / "speed.png").stat().st_size > 5_000 and (out / "speed.pdf").stat().st_size > 1_000
     facts = json.loads((out / "machine.json").read_text())
-    assert facts["native"] == str(native.info()) and facts["cpu"] and facts["torch"] == torch.__version__
+    assert facts["native"] == str(extension.info()) and facts["cpu"] and facts["torch"] == torch.__version__
     assert list(pd.read_csv(out / "speed.csv").columns) == [*report.COLUMNS, "ratio_to_fused_adam"]
 
 
 def test_paths_of_one_method_take_the_same_draws_and_differ_by_rounding_alone():
-    if native.info().path != "native":
+    if extension.info().path != "native":
         pytest.skip("the native extension is not built here")
     runs = [steps.started(Entry("784-256-10, tiny", "bayesbinn", path)) for path in ("native", "torch")]
     for run, path in zip(runs, ("native", "torch"), strict=True):
@@ -95,7 +95,7 @@ def test_measured_ratios_and_verdicts_on_goals_are_those_of_the_committed_run(go
 
 
 def test_methods_with_kernels_have_two_paths():
-    if native.info().path != "native":
+    if extension.info().path != "native":
         pytest.skip("the native extension is not built here")
     found = {(e.method, e.path) for e in steps.entries("784-256-10", ["blrnet", "lowrank-sdp", "gaussian-vi"])}
     fused = {(method, path) for method in ("blrnet", "lowrank-sdp") for path in ("native", "torch")}
@@ -116,9 +116,9 @@ def test_medians_are_over_rounds_without_the_first(monkeypatch):
 
 
 def test_torch_only_ends_with_its_block():
-    if native.info().path != "native":
+    if extension.info().path != "native":
         pytest.skip("the native extension is not built here")
-    with pytest.raises(ZeroDivisionError), native.torch_only():
+    with pytest.raises(ZeroDivisionError), extension.twins_only():
         assert not native.serves(torch.zeros(1))
         raise ZeroDivisionError
     assert native.serves(torch.zeros(1))

@@ -1,0 +1,4 @@
+// Searches over sign vectors: one-flip descent, tabu, enumeration in Gray code.
+#pragma once
+
+#include "dispatch.h"
