@@ -1,0 +1,54 @@
+"""The exact minimum of x'Cx over signs, by visiting half of all sign vectors in Gray code."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core import extension
+from solvers.sdp.problem import Cost, Matrix, cost
+from solvers.sdp.rounding import Rounded
+
+LARGEST = 26  # signs: 2^25 vectors
+LOW = 12  # digits that run in Gray code, or at once in NumPy, below each pattern of the others
+
+
+def enumerate_signs(C: Matrix | Cost) -> Rounded:
+    """A sign vector of least x'Cx, and that value; the last sign is +1, since x and -x cost the same.
+
+    Where sums of entries round, vectors within rounding of the least may be returned for it. Raises ValueError for
+    n > 26, naming branch_and_bound.
+    """
+    problem = C if isinstance(C, Cost) else cost(C, dense=True)
+    if problem.n > LARGEST:
+        raise ValueError(f"enumerate_signs: n = {problem.n}, at most {LARGEST}; use branch_and_bound")
+    off = problem.off if isinstance(problem.off, np.ndarray) else problem.off.toarray()
+    if extension.allowed():
+        module = extension.module()
+        assert module is not None
+        signs = np.empty(problem.n, dtype=np.int8)
+        module.sign_enumerate(module.best_level(), off, signs)
+    else:
+        extension.warn_once()
+        signs = _enumerate(off)
+    return Rounded(signs, problem.value(signs))
+
+
+def _enumerate(off: np.ndarray) -> np.ndarray:
+    """The kernel's twin: all patterns of the low digits at once, for every pattern of the others."""
+    free = len(off) - 1
+    low = min(free, LOW)
+    patterns = _patterns(low)
+    within = np.einsum("pi,ij,pj->p", patterns, off[:low, :low], patterns, optimize=True)
+    best, least = np.ones(len(off)), np.inf
+    for high in _patterns(free - low):
+        rest = np.append(high, 1.0)
+        values = within + patterns @ (2 * off[:low, low:] @ rest) + rest @ off[low:, low:] @ rest
+        at = int(values.argmin())
+        if values[at] < least:
+            best, least = np.concatenate([patterns[at], rest]), values[at]
+    return best.astype(np.int8)
+
+
+def _patterns(digits: int) -> np.ndarray:
+    """Every vector of that many signs, (2^digits, digits)."""
+    return 1.0 - 2.0 * ((np.arange(2**digits)[:, None] >> np.arange(digits)) & 1)
