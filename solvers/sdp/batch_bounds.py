@@ -135,7 +135,7 @@ def lowest(
 
 
 def shapes(multipliers: Float[Tensor, "some rows"]) -> tuple[Float[Tensor, "some rows"], Float[Tensor, "some rows"]]:
-    """How a shift is spread over the rows, each of sum 1: evenly, and in proportion to -y (1 % of the mean at least)."""
+    """How a shift is spread over the rows, each of sum 1: evenly, and like -y (1 % of the mean at least)."""
     even = torch.full_like(multipliers, 1 / multipliers.shape[1])
     size = -multipliers
     floor = 1e-2 * size.mean(1, keepdim=True)

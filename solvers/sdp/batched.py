@@ -87,9 +87,7 @@ class BatchedDescent:
     products of the history kept (Byrd, Nocedal & Schnabel 1994), so that an iteration reads the history twice.
     """
 
-    def __init__(
-        self, problems: Quadratics, V: Factors, *, memory: int = 5, rescale_at: tuple[int, ...] = (20,)
-    ) -> None:
+    def __init__(self, problems: Quadratics, V: Factors, *, memory: int = 5, rescale_at: int = 20) -> None:
         self.problems, self.memory, self.rescale_at = problems, memory, rescale_at
         self.iterations = 0
         self.restart(V)
