@@ -1,0 +1,95 @@
+"""When to look for a proof, and with which multipliers: predictions steer, proofs decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from solvers.sdp.certificate import Proof, prove, rounding_margin
+from solvers.sdp.cholesky import Factoriser
+from solvers.sdp.lbfgs import Descent
+from solvers.sdp.multipliers import Bounding, candidates
+from solvers.sdp.problem import Cost
+
+TRUST = 0.5  # a proof is tried where the predicted gap is below this share of the allowed one; halved by each failure
+SAFETY = 0.99  # share of the allowed gap that a proof uses, so that the last roundings cannot exceed it
+
+
+class Bounder:
+    """Bounds for the iterates of one descent. Gaps and shifts are absolute, in units of C."""
+
+    def __init__(self, of: Cost) -> None:
+        self.of, self.factoriser = of, Factoriser(of)
+        self.best: Proof | None = None
+        self.attempts, self._trust = 0, TRUST
+
+    def predict(self, descent: Descent, allowed: float) -> Bounding:
+        """The candidate with the least predicted gap; stops at the first that is promising."""
+        V, y = descent.V[:, : descent.rank], descent.y
+        P = descent.gradient[:, : descent.rank] + y[:, None] * V
+        found = []
+        for bounding in candidates(lambda X: self.of.off @ X, V, P, y, drop=allowed / 4):
+            found.append(bounding)
+            if self.promising(bounding.gap(descent.value), allowed):
+                break
+        return min(found, key=lambda bounding: bounding.gap(descent.value))
+
+    def promising(self, predicted: float, allowed: float) -> bool:
+        """Whether a predicted gap is worth a factorisation."""
+        return predicted <= self._trust * allowed
+
+    def attempt(self, bounding: Bounding, value: float, allowed: float) -> Proof | None:
+        """Try to prove the whole gap allowed; keeps the best proof so far."""
+        n = self.of.n
+        total = float(bounding.multipliers.sum()) - value + SAFETY * allowed
+        proof = self._prove(bounding, total / n) if total > 0 else None
+        if proof is None:
+            self._trust /= 2
+        return proof
+
+    def last_resort(self, descent: Descent, allowed: float) -> Proof:
+        """The best proof so far, or one with what shift it takes."""
+        bounding = self.predict(descent, allowed)
+        floor = rounding_margin(bounding.multipliers) / self.of.n
+        shift = max(-2 * bounding.least, 2 * floor)
+        while self.best is None or self.best.bound < float(bounding.multipliers.sum()) - self.of.n * shift:
+            if self._prove(bounding, shift) is not None:
+                break
+            shift *= 8
+        assert self.best is not None
+        return self.best
+
+    def check_gap(self, descent: Descent, allowed: float, gap: float) -> None:
+        """Raises ValueError where rounding alone costs a proof more than the gap allowed."""
+        least = 2 * rounding_margin(descent.y)
+        if allowed < least:
+            raise ValueError(
+                f"gap={gap:g} cannot be proven in float64 here: the rounding of a factorisation of {self.of.n} rows "
+                f"alone costs a gap of {gap * least / allowed:.1e}; ask for gap={2 * gap * least / allowed:.0e} or "
+                "more, or certify='estimate'"
+            )
+
+    def check_memory(self) -> None:
+        """Raises MemoryError before a factorisation that would not fit."""
+        available = _available()
+        if self.factoriser.bytes > available:
+            raise MemoryError(
+                f"a proof for {self.of.n} rows factors a dense core of {self.factoriser.core} rows, "
+                f"{self.factoriser.bytes / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available; "
+                "use certify='estimate' (no proof) or a larger machine"
+            )
+
+    def _prove(self, bounding: Bounding, shift: float) -> Proof | None:
+        self.attempts += 1
+        proof = prove(self.of, bounding.multipliers, shift * bounding.shape, factoriser=self.factoriser)
+        if proof is not None and (self.best is None or proof.bound > self.best.bound):
+            self.best = proof
+        return proof
+
+
+def _available() -> int:
+    """Bytes of memory that can be allocated without swapping; huge where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return 2**62
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

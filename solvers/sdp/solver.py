@@ -1,0 +1,245 @@
+"""min <C, X>, diag X = 1, X psd, to a proven gap: low-rank descent steered by predicted bounds, ended by a proof.
+
+Burer & Monteiro 2003; Boumal, Voroninski & Bandeira 2016 (no spurious local optima from rank sqrt(2n) on, generically).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from solvers.sdp.bounding import Bounder
+from solvers.sdp.certificate import Proof, below
+from solvers.sdp.growth import escape, largest_rank
+from solvers.sdp.lbfgs import Descent
+from solvers.sdp.multipliers import Bounding
+from solvers.sdp.problem import Cost, Matrix, cost, next_attainable
+from solvers.sdp.reduction import Reduced, reduce
+from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
+
+MOST_ITERATIONS = 200_000  # products with C
+STRIDE = 0.15  # share of the iterations so far between two looks
+NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
+
+
+def solve(
+    C: Matrix,
+    *,
+    gap: float = 1e-6,
+    rank: int | Literal["auto"] = "auto",
+    warm: Float[np.ndarray, "n k"] | Solution | None = None,
+    certify: Certify = "rigorous",
+    seed: int = 0,
+    device: str = "cpu",
+    time_limit: float | None = None,
+) -> Solution:
+    """Solve to gap = |value - bound| / max(1, |value|), the bound proven in floating point (certify="rigorous").
+
+    C: symmetric, dense or sparse; its diagonal is a constant. rank: columns to start with; "auto": near 2 log2 n; more
+    along negative curvature where a stationary point cannot be certified, at most ceil(sqrt(2n)) + 1.
+    warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
+    labelled so; "none" stops where the descent's relative residual is below 0.1 sqrt(gap), without any bound.
+    time_limit: seconds; the best certified interval by then is returned, with status "time_limit".
+    The same seed on the same machine gives the same answer. Raises ValueError and TypeError for what cannot be solved,
+    also for a gap below what float64 can prove; MemoryError before a factorisation that would not fit.
+    """
+    started = time.perf_counter()
+    whole = cost(C)
+    _check(gap, rank, certify, time_limit)
+    reduced = reduce(whole)
+    if reduced is None:
+        return _constant(whole, certify, time.perf_counter() - started)
+    start = _start(whole.n, reduced, rank, warm, seed)
+    run = _Run(whole, reduced, start, gap, certify, seed)
+    run.deadline = math.inf if time_limit is None else started + time_limit
+    return run.solution(run.descend(), started)
+
+
+class _Run:
+    """One solve. Value, gaps and shifts inside are those of the reduced problem; `_relative` is what a user asked
+    for."""
+
+    def __init__(
+        self, whole: Cost, reduced: Reduced, start: np.ndarray, gap: float, certify: Certify, seed: int
+    ) -> None:
+        self.whole, self.reduced, self.gap, self.certify = whole, reduced, gap, certify
+        self.rng = np.random.default_rng([seed, 1])
+        self.descent, self.bounder = Descent(reduced.cost, start), Bounder(reduced.cost)
+        self.deadline, self.escaping = math.inf, 1e-4
+        self.estimate: Bounding | None = None
+        self.history: list[Look] = []
+        self.certifying = 0.0
+        self.begun = time.perf_counter()
+        if certify == "rigorous":
+            self.bounder.check_memory()
+
+    def descend(self) -> Status:
+        """Until the gap asked holds, or no more can be had."""
+        descent = self.descent
+        near = 0.1 * math.sqrt(self.gap) if self.certify == "none" else math.sqrt(self.gap / 2)
+        self._run(25, 0.0)
+        if self.certify == "rigorous":
+            self.bounder.check_gap(descent, self._allowed(), self.gap)
+        while True:
+            if descent.residual <= near or descent.stalled:
+                status = self._look()
+                if status or descent.stalled:
+                    return status or "stalled"
+            if time.perf_counter() > self.deadline:
+                return "time_limit"
+            if descent.iterations >= MOST_ITERATIONS:
+                return "iteration_limit"
+            if descent.residual <= self.escaping and not self._escape():
+                self.escaping /= 10
+            stride = max(8, int(STRIDE * descent.iterations))
+            self._run(stride, near if descent.residual > near else min(self.escaping, 1e-15))
+
+    def solution(self, status: Status, started: float) -> Solution:
+        """The answer: the factor of least rank, its value, the best proof, all of the whole problem."""
+        proof = self._final_proof(status)
+        factor = self.reduced.expanded(_thin(self.descent.V), self.whole.n)
+        value = float(np.vdot(factor, self.whole.off @ factor)) + self.whole.constant
+        multipliers, bound = self._bound(proof)
+        found = abs(value - bound) / max(1.0, abs(value))
+        total = time.perf_counter() - started
+        return Solution(
+            factor=factor,
+            value=value,
+            multipliers=multipliers,
+            bound=bound,
+            bound_integer=next_attainable(bound, self.whole),
+            gap=found,
+            proven=proof is not None,
+            status=status,
+            history=tuple(self.history),
+            seconds=Seconds(total - self.certifying, self.certifying),
+            factorisations=self.bounder.attempts,
+            note=_note(status, found, self.gap),
+        )
+
+    def _run(self, iterations: int, residual: float) -> None:
+        """Iterations in pieces short enough for the time limit."""
+        end = self.descent.iterations + iterations
+        while self.descent.iterations < end and self.descent.residual > residual and not self.descent.stalled:
+            self.descent.run(min(end - self.descent.iterations, 50), residual=residual)
+            if time.perf_counter() > self.deadline:
+                return
+
+    def _look(self) -> Status | None:
+        """Predict the gap, and try to prove it where the prediction says so."""
+        if self.certify == "none":
+            return "stationary"
+        clock = time.perf_counter()
+        allowed, value, proven = self._allowed(), self.descent.value, math.nan
+        bounding = self.bounder.predict(self.descent, allowed)
+        predicted = bounding.gap(value)
+        self.estimate = bounding
+        if self.certify == "rigorous" and self.bounder.promising(predicted, allowed):
+            proof = self.bounder.attempt(bounding, value, allowed)
+            proven = math.nan if proof is None else self._relative(value - proof.bound)
+        self.certifying += time.perf_counter() - clock
+        self.history.append(
+            Look(
+                self.descent.iterations,
+                value * self.reduced.scale + self.whole.constant,
+                self.descent.rank,
+                self._relative(predicted),
+                proven,
+                time.perf_counter() - self.begun,
+            )
+        )
+        if self.certify == "estimate":
+            return "estimated" if 2 * predicted <= allowed else None
+        return "certified" if proven <= self.gap else None
+
+    def _escape(self) -> bool:
+        return escape(self.descent, self.reduced.cost, 0.1 * self._allowed() / self.reduced.cost.n, self.rng)
+
+    def _final_proof(self, status: Status) -> Proof | None:
+        if self.certify != "rigorous":
+            return None
+        clock = time.perf_counter()
+        proof = self.bounder.best if status == "certified" else None
+        proof = proof or self.bounder.last_resort(self.descent, self._allowed())
+        self.certifying += time.perf_counter() - clock
+        return proof
+
+    def _bound(self, proof: Proof | None) -> tuple[np.ndarray, float]:
+        """Multipliers and bound of the whole problem; powers of two scale exactly."""
+        multipliers = np.zeros(self.whole.n)
+        if proof is not None:
+            multipliers[self.reduced.rows] = proof.multipliers * self.reduced.scale
+            return multipliers, below(np.concatenate([multipliers, self.whole.diagonal]))
+        if self.certify == "none" or self.estimate is None:
+            multipliers[self.reduced.rows] = self.descent.y * self.reduced.scale
+            return multipliers, -math.inf
+        estimate = self.estimate.multipliers + min(0.0, self.estimate.least) * self.estimate.shape
+        multipliers[self.reduced.rows] = estimate * self.reduced.scale
+        return multipliers, float(multipliers.sum()) + self.whole.constant
+
+    def _value(self) -> float:
+        return self.descent.value * self.reduced.scale + self.whole.constant
+
+    def _allowed(self) -> float:
+        return self.gap * max(1.0, abs(self._value())) / self.reduced.scale
+
+    def _relative(self, difference: float) -> float:
+        return difference * self.reduced.scale / max(1.0, abs(self._value()))
+
+
+def _start(
+    n: int, reduced: Reduced, rank: int | str, warm: np.ndarray | Solution | None, seed: int
+) -> Float[np.ndarray, "m k"]:
+    if warm is not None:
+        factor = np.asarray(warm.factor if isinstance(warm, Solution) else warm, dtype=np.float64)
+        if factor.ndim != 2 or factor.shape[0] != n or not np.isfinite(factor).all():
+            raise ValueError(f"warm must be a finite factor of {n} rows (got shape {factor.shape})")
+        if not (np.linalg.norm(factor, axis=1) > 0).all():
+            raise ValueError("warm has a row of zeros; rows are vectors of length 1")
+        return factor[reduced.rows]
+    m = reduced.cost.n
+    columns = rank if isinstance(rank, int) else min(max(8, 2 * math.ceil(math.log2(m))), largest_rank(m))
+    return np.random.default_rng([seed, 0]).standard_normal((m, min(columns, m)))
+
+
+def _thin(V: np.ndarray) -> np.ndarray:
+    """The same Gram matrix in as few columns as it needs, rows of length 1."""
+    squares, W = np.linalg.eigh(V.T @ V)
+    keep = squares[::-1] > NEGLIGIBLE**2 * squares[-1]
+    thin = (V @ W[:, ::-1])[:, keep]
+    return np.ascontiguousarray(thin / np.linalg.norm(thin, axis=1, keepdims=True))
+
+
+def _constant(whole: Cost, certify: Certify, seconds: float) -> Solution:
+    """C is diagonal: every feasible X is optimal, and no factorisation is needed to know."""
+    proven = certify == "rigorous"
+    bound = -math.inf if certify == "none" else whole.constant if math.isfinite(whole.constant) else -math.inf
+    gap = abs(whole.constant - bound) / max(1.0, abs(whole.constant))
+    zero = np.zeros(whole.n)
+    status: Status = {"rigorous": "certified", "estimate": "estimated", "none": "stationary"}[certify]  # type: ignore[assignment]
+    return Solution(
+        np.ones((whole.n, 1)), whole.constant, zero, bound, bound, gap, proven, status, (), Seconds(seconds, 0.0)
+    )
+
+
+def _note(status: Status, found: float, asked: float) -> str:
+    return {
+        "time_limit": f"stopped by the time limit at a gap of {found:.1e}; {asked:g} was asked",
+        "iteration_limit": f"stopped after {MOST_ITERATIONS} iterations at a gap of {found:.1e}; {asked:g} was asked",
+        "stalled": f"rounding stops the descent at a gap of {found:.1e}; {asked:g} was asked",
+    }.get(status, "")
+
+
+def _check(gap: float, rank: object, certify: str, time_limit: float | None) -> None:
+    if not (0 < gap < math.inf):
+        raise ValueError(f"gap must be a positive number, the relative gap to prove (got {gap})")
+    if rank != "auto" and not (isinstance(rank, int) and rank >= 1):
+        raise ValueError(f"rank must be 'auto' or a positive integer, the columns to start with (got {rank!r})")
+    if certify not in ("rigorous", "estimate", "none"):
+        raise ValueError(f"certify must be 'rigorous', 'estimate' or 'none' (got {certify!r})")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit must be positive seconds or None (got {time_limit})")
