@@ -1,9 +1,121 @@
-// Bindings of sweeps.h.
+// Bindings of sweeps.h: arrays in, sums out; shapes are checked, the indices of a sparse matrix are trusted.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+
+#include <stdexcept>
+#include <tuple>
 
 #include "sweeps.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
+using namespace bitrelax;
 
-void bind_sweeps(nb::module_&) {}
+namespace {
+
+template <class T, int DIMENSIONS>
+using Array = nb::ndarray<T, nb::ndim<DIMENSIONS>, nb::c_contig, nb::device::cpu>;
+using Indices = Array<const std::int32_t, 1>;
+
+void require(bool fits, const char* what) {
+    if (!fits) throw std::invalid_argument(what);
+}
+
+template <class T>
+Matrix<T> dense(const Array<const T, 2>& off) {
+    require(off.shape(0) == off.shape(1), "C must be square");
+    return {static_cast<std::int64_t>(off.shape(0)), off.data(), nullptr, nullptr};
+}
+
+template <class T>
+Matrix<T> sparse(const Array<const T, 1>& data, const Indices& indices, const Indices& indptr) {
+    require(indptr.shape(0) >= 1 && data.shape(0) == indices.shape(0), "C must be compressed sparse rows");
+    return {static_cast<std::int64_t>(indptr.shape(0)) - 1, data.data(), indptr.data(), indices.data()};
+}
+
+template <class T>
+double sweep_with(const Matrix<T>& off, const Array<T, 2>& factor, const Array<T, 1>& multipliers) {
+    const auto rows = static_cast<std::size_t>(off.rows);
+    require(factor.shape(0) == rows && multipliers.shape(0) == rows, "C, V and y must have equally many rows");
+    require(factor.shape(1) * sizeof(T) % 64 == 0, "columns of V must be padded to 64 bytes");
+    const Sweep<T> arguments{off, static_cast<std::int64_t>(factor.shape(1)), factor.data(), multipliers.data()};
+    const nb::gil_scoped_release unlocked;
+    if constexpr (sizeof(T) == 8)
+        return BITRELAX_AT(best_level(), sweep)(arguments);
+    else
+        return BITRELAX_AT(best_level(), sweep_single)(arguments);
+}
+
+using Pairs = Array<float, 4>;
+
+void require_alike(std::int64_t rows, const Array<const double, 2>& factor, std::size_t other, std::size_t columns,
+                   const Array<const double, 1>& root, const Pairs& pairs, int tried) {
+    const std::size_t n = factor.shape(0), width = factor.shape(1);
+    require(n == static_cast<std::size_t>(rows) && other == n && root.shape(0) == n && pairs.shape(0) == n,
+            "all arrays must have equally many rows");
+    require(width % 8 == 0 && columns == width && pairs.shape(3) == width, "columns must be padded to 8, alike in all");
+    require(pairs.shape(1) == 2 && pairs.shape(2) == SLOTS && tried >= 0 && tried < SLOTS, "pairs must be (n, 2, SLOTS, k)");
+}
+
+std::tuple<double, double, double, double> gradient_with(
+    const Matrix<double>& off, const Array<const double, 2>& factor, const Array<const double, 1>& root,
+    const Array<const double, 2>& before, const Array<double, 2>& gradient_out, const Array<double, 1>& multipliers,
+    const Pairs& pairs, double scale, int tried, const Array<double, 1>& products) {
+    require_alike(off.rows, factor, before.shape(0), before.shape(1), root, pairs, tried);
+    require_alike(off.rows, factor, gradient_out.shape(0), gradient_out.shape(1), root, pairs, tried);
+    require(multipliers.shape(0) == factor.shape(0) && products.shape(0) == 2 * SLOTS, "y (n), products (2 SLOTS)");
+    const Gradient arguments{off, static_cast<std::int64_t>(factor.shape(1)), factor.data(), root.data(), before.data(),
+                             gradient_out.data(), multipliers.data(), pairs.data(), scale, tried, products.data()};
+    GradientSums sums;
+    {
+        const nb::gil_scoped_release unlocked;
+        sums = BITRELAX_AT(best_level(), gradient)(arguments);
+    }
+    return {sums.multipliers, sums.gradient, sums.product, sums.change};
+}
+
+}  // namespace
+
+void bind_sweeps(nb::module_& m) {
+    m.attr("SLOTS") = SLOTS;
+    m.def("sweep_dense", [](Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
+        return sweep_with<double>(dense(off), factor, multipliers);
+    });
+    m.def("sweep_sparse", [](Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
+                             Array<double, 1> multipliers) {
+        return sweep_with<double>(sparse(data, indices, indptr), factor, multipliers);
+    });
+    m.def("sweep_dense_single", [](Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
+        return sweep_with<float>(dense(off), factor, multipliers);
+    });
+    m.def("sweep_sparse_single", [](Array<const float, 1> data, Indices indices, Indices indptr,
+                                    Array<float, 2> factor, Array<float, 1> multipliers) {
+        return sweep_with<float>(sparse(data, indices, indptr), factor, multipliers);
+    });
+    m.def("gradient_dense", [](Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
+                               Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers,
+                               Pairs pairs, double scale, int tried, Array<double, 1> products) {
+        return gradient_with(dense(off), factor, root, before, gradient, multipliers, pairs, scale, tried, products);
+    });
+    m.def("gradient_sparse", [](Array<const double, 1> data, Indices indices, Indices indptr,
+                                Array<const double, 2> factor, Array<const double, 1> root,
+                                Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers,
+                                Pairs pairs, double scale, int tried, Array<double, 1> products) {
+        return gradient_with(sparse(data, indices, indptr), factor, root, before, gradient, multipliers, pairs, scale, tried,
+                             products);
+    });
+    m.def("step", [](Array<const double, 2> factor, Array<const double, 1> root, Array<const double, 2> gradient,
+                     Array<const double, 1> by_pairs, double by_gradient, double length, Array<double, 2> moved,
+                     Pairs pairs, int tried) {
+        require_alike(static_cast<std::int64_t>(factor.shape(0)), factor, gradient.shape(0), gradient.shape(1), root,
+                      pairs, tried);
+        require(moved.shape(0) == factor.shape(0) && moved.shape(1) == factor.shape(1), "V and moved must be alike");
+        require(by_pairs.shape(0) == 2 * SLOTS, "by_pairs (2 SLOTS)");
+        const Step arguments{static_cast<std::int64_t>(factor.shape(0)), static_cast<std::int64_t>(factor.shape(1)),
+                             factor.data(), root.data(), gradient.data(), by_pairs.data(), by_gradient, length,
+                             moved.data(), pairs.data(), tried};
+        const nb::gil_scoped_release unlocked;
+        return BITRELAX_AT(best_level(), step)(arguments);
+    });
+}

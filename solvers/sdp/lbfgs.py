@@ -1,111 +1,188 @@
 """Descent on min <C, VV'> over unit rows: mixing sweeps, then diagonally scaled Riemannian L-BFGS.
 
-Mixing: Wang, Chang & Kolter 2017 (arXiv 1706.00476). Compact form of L-BFGS: Byrd, Nocedal & Schnabel 1994,
-"Representations of quasi-Newton matrices and their use in limited memory methods".
+Compact form of L-BFGS: Byrd, Nocedal & Schnabel 1994, "Representations of quasi-Newton matrices and their use in
+limited memory methods". An iteration is one product with C and two passes over the history.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg.lapack import dtrtrs
 
 from solvers.sdp import kernels
+from solvers.sdp.kernels import SLOTS
+from solvers.sdp.mixing import mix
 from solvers.sdp.problem import Cost
 
-ROUNDING = 1e-15  # of the value: changes below are not told from rounding
+DECREASE = 1e-4  # of what the slope promises, that a step must achieve
+SHORTER = 0.4  # a refused step by its predecessor
+TRIALS = 12  # refused steps in a row after which the history is forgotten
+CURVATURE = 1e-10  # <step, change> / <change, change> of a pair by that of a unit step; below, it is left out
+ROUNDING = 2e-16  # of sum |y_i|: decreases below are not told from rounding
+PATIENCE = 60  # products without a smaller residual, at values equal to rounding, after which it has stalled
+FLOOR = 1e-2  # of the mean multiplier: least scaling of a row, for isolated and weak ones
 
 
 class Descent:
-    """State of a descent: factor V, multipliers y_i = <(CV)_i, v_i>, value <C, VV'> (constant included).
+    """State of a descent on <C, VV'>: factor V, multipliers y_i = <(CV)_i, v_i>, value (the constant included).
 
-    V: (n, padded columns). residual = ||(C - Diag y) V|| / ||C V||, in [0, 1]; off-diagonal C throughout.
+    V: (n, rank padded to 8). residual = ||(C - Diag y) V|| / ||C V||, in [0, 1], of C without its diagonal.
     iterations: products with C so far, a sweep being one. stalled: rounding stops progress.
     """
 
-    def __init__(self, cost: Cost, V: Float[np.ndarray, "n k"], *, memory: int = 5, sweeps: int = 15) -> None:
-        self.cost, self.memory, self.sweeps = cost, memory, sweeps
-        self.iterations = 0
-        self.replace(V)
+    V: Float[np.ndarray, "n k"]
+    y: Float[np.ndarray, " n"]
 
-    def replace(self, V: Float[np.ndarray, "n k"], *, sweeps: int | None = None) -> None:
-        """Go on from another factor, of any number of columns; rows are normalised; `sweeps` of mixing come first."""
-        self.rank = V.shape[1]
-        self.V = kernels.padded(V / np.sqrt(np.einsum("ij,ij->i", V, V))[:, None])
-        self.y = np.zeros(len(V))
-        self._sweeps_left = self.sweeps if sweeps is None else sweeps
+    def __init__(self, cost: Cost, V: Float[np.ndarray, "n k"], *, sweeps: int = 10) -> None:
+        if V.shape[0] != cost.n or not V.shape[1]:
+            raise ValueError(f"the factor must have {cost.n} rows, as C, and a column (got shape {V.shape})")
+        self.cost = cost
+        self.iterations = 0
+        self.replace(V, sweeps=sweeps)
+
+    def replace(self, V: Float[np.ndarray, "n k"], *, sweeps: int = 3) -> None:
+        """Go on from another factor, of any number of columns; its rows are normalised, and `sweeps` come first."""
+        n, self.rank = V.shape
+        lengths = np.sqrt(np.einsum("ik,ik->i", V, V))
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise ValueError("every row of the factor must be finite and not zero")
+        self.V = kernels.padded(V / lengths[:, None])
+        self._other = kernels.aligned(self.V.shape)
+        self._gradient, self._other_gradient = kernels.aligned(self.V.shape), kernels.aligned(self.V.shape)
+        self.y, self._other_y = np.zeros(n), np.zeros(n)
+        self._pairs = kernels.aligned((n, 2, SLOTS, self.V.shape[1]), np.float32)
+        self._sweeps = sweeps
         self._restart()
 
     def run(self, iterations: int, *, residual: float = 0.0) -> None:
-        """At most `iterations` more products with C, fewer once the residual is at most `residual` or it stalls."""
+        """At most `iterations` more products with C; fewer once the residual is at most `residual` or rounding stops it."""
         end = self.iterations + iterations
-        while self._sweeps_left and self.iterations < end:
-            kernels.sweep(self.cost.off, self.V, self.y)
-            self._sweeps_left -= 1
-            self.iterations += 1
-            if not self._sweeps_left or self.iterations == end:
-                self._restart()
+        now = min(self._sweeps, iterations)
+        if now:
+            mix(self.cost, self.V, now)
+            self._sweeps -= now
+            self.iterations += now
+            self._restart()
         while self.iterations < end and self.residual > residual and not self.stalled:
             self._iterate()
 
     @property
     def gradient(self) -> Float[np.ndarray, "n k"]:
-        """(C - Diag y) V, half the Riemannian gradient; rows are orthogonal to those of V."""
-        return self._g * self._root[:, None]
+        """(C - Diag y) V, half the Riemannian gradient: rows orthogonal to those of V."""
+        return self._gradient * (self._scale * self._root)[:, None]
 
     def _restart(self) -> None:
-        """Forget the history, evaluate, and take the scaling from the multipliers."""
-        self.stalled = False
-        self._s: list[np.ndarray] = []
-        self._z: list[np.ndarray] = []
-        self._root = np.ones(len(self.V))
-        self.value, self.y, self._g, self.residual = self._evaluate(self.V)
-        floor = max(1e-2 * float(np.abs(self.y).mean()), np.finfo(float).tiny)
-        self._root = np.sqrt(np.maximum(np.abs(self.y), floor))
-        self._g = self._g / self._root[:, None]
+        """Evaluate at V, take the scaling from the multipliers there, and forget the history."""
+        self._root, self._scale = np.ones(len(self.V)), 1.0
+        self._pairs[:] = 0
+        self._history = _History()
+        self._products = np.zeros(2 * SLOTS)
+        sums = self._evaluate(self.V, self._gradient, self.y, self._products)
+        sizes = np.abs(self.y)
+        # Relative to their mean: the history, in float32, then has no units.
+        self._scale = float(sizes.mean()) or 1.0
+        self._root = np.sqrt(np.maximum(sizes / self._scale, FLOOR))
+        self._gradient /= (self._scale * self._root)[:, None]
+        self._settle(sums)
+        self.stalled, self._best, self._waiting = not self.residual, self.residual, 0
 
-    def _evaluate(self, V: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
-        product = self.cost.off @ V
-        y = np.einsum("ij,ij->i", product, V)
-        gradient = product - y[:, None] * V
-        size = float(np.linalg.norm(product))
-        residual = float(np.linalg.norm(gradient)) / size if size else 0.0
-        return float(y.sum()) + self.cost.constant, y, gradient / self._root[:, None], residual
+    def _evaluate(self, V: np.ndarray, into: np.ndarray, y: np.ndarray, products: np.ndarray) -> kernels.Sums:
+        tried = self._history.free
+        return kernels.gradient(
+            self.cost.off, V, self._root, self._gradient, into, y, self._pairs, self._scale, tried, products
+        )
+
+    def _settle(self, sums: kernels.Sums) -> None:
+        self.value, self._multipliers = sums.multipliers + self.cost.constant, sums.multipliers
+        self.residual = (sums.gradient / sums.product) ** 0.5 if sums.product else 0.0
 
     def _iterate(self) -> None:
-        direction = self._direction() / self._root[:, None]
-        direction -= np.einsum("ij,ij->i", direction, self.V)[:, None] * self.V
-        scaled = direction * self._root[:, None]
-        slope = 2 * float(np.vdot(scaled, self._g))
-        step = 1.0
-        for _ in range(20):
-            moved = self.V + step * direction
-            moved /= np.sqrt(np.einsum("ij,ij->i", moved, moved))[:, None]
-            value, y, g, residual = self._evaluate(moved)
+        """One quasi-Newton step, shortened until it decreases the value."""
+        history, products = self._history, np.zeros(2 * SLOTS)
+        by_gradient, by_pairs = history.direction(self._products)
+        length, noise = 1.0, ROUNDING * abs(self._multipliers) / self._scale
+        for _ in range(TRIALS):
+            slope = kernels.step(
+                self.V,
+                self._root,
+                self._gradient,
+                by_pairs,
+                by_gradient,
+                length,
+                self._other,
+                self._pairs,
+                history.free,
+            )
+            sums = self._evaluate(self._other, self._other_gradient, self._other_y, products)
             self.iterations += 1
-            if value <= self.value + 1e-4 * step * slope or (
-                value <= self.value + ROUNDING * len(y) ** 0.5 * abs(self.value) and residual < self.residual
-            ):
+            # The value is twice what the slope belongs to. Within rounding, the slope there decides (Hager & Zhang 2005).
+            change, ahead = (sums.multipliers - self._multipliers) / self._scale, products[history.free]
+            if change <= 2 * DECREASE * slope or (abs(change) <= noise and abs(ahead) <= -slope):
                 break
-            step *= 0.4
+            length *= SHORTER
         else:
-            if self._s:
-                self._s, self._z = [], []
-            else:
-                self.stalled = True
+            self._give_up()
             return
-        s, z = step * scaled, g - self._g
-        if np.vdot(s, z) > 1e-12 * np.linalg.norm(s) * np.linalg.norm(z):
-            self._s, self._z = [*self._s[1 - self.memory :], s], [*self._z[1 - self.memory :], z]
-        self.V, self.value, self.y, self._g, self.residual = moved, value, y, g, residual
+        history.keep(slope, sums.change, self._products, products)
+        self.V, self._other = self._other, self.V
+        self.y, self._other_y = self._other_y, self.y
+        self._gradient, self._other_gradient = self._other_gradient, self._gradient
+        self._products = products
+        self._settle(sums)
+        self._watch(abs(change) <= noise)
 
-    def _direction(self) -> np.ndarray:
-        if not self._s:
-            return -0.5 * self._g
-        s, z = np.array(self._s), np.array(self._z)
-        sz, zz = np.einsum("aij,bij->ab", s, z), np.einsum("aij,bij->ab", z, z)
+    def _give_up(self) -> None:
+        if self._history.order:
+            best, waiting = self._best, self._waiting
+            self._restart()
+            self._best, self._waiting = best, waiting
+        else:
+            self.stalled = True
+
+    def _watch(self, still: bool) -> None:
+        """Stalled: the value has long changed by rounding alone, and the residual no longer falls."""
+        if self.residual < 0.9 * self._best:
+            self._best, self._waiting = self.residual, 0
+        elif still:
+            self._waiting += 1
+            self.stalled = self._waiting > PATIENCE
+
+
+class _History:
+    """Which slots hold pairs (s, z) of steps and changes, and the inner products <s_i, z_j>, <z_i, z_j>."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []  # oldest first
+        self.free = 0
+        self._sz, self._zz = np.zeros((SLOTS, SLOTS)), np.zeros((SLOTS, SLOTS))
+
+    def direction(self, products: np.ndarray) -> tuple[float, np.ndarray]:
+        """Coefficients of -H g by g and by the pairs, from <s_j, g> and <z_j, g>."""
+        by_pairs = np.zeros(2 * SLOTS)
+        if not self.order:
+            return -0.5, by_pairs
+        order = np.array(self.order)
+        sz, zz = self._sz[order[:, None], order], self._zz[order[:, None], order]
+        sg, zg = products[order], products[SLOTS + order]
         gamma = sz[-1, -1] / zz[-1, -1]
-        upper = np.triu(sz)
-        sg, zg = np.einsum("aij,ij->a", s, self._g), np.einsum("aij,ij->a", z, self._g)
-        q = np.linalg.solve(upper, sg)
-        a = np.linalg.solve(upper.T, np.diag(sz) * q + gamma * (zz @ q - zg))
-        return -(gamma * (self._g - np.einsum("a,aij->ij", q, z)) + np.einsum("a,aij->ij", a, s))
+        q, _ = dtrtrs(sz, sg)
+        a, _ = dtrtrs(sz, np.diag(sz) * q + gamma * (zz @ q - zg), trans=1)
+        by_pairs[order], by_pairs[SLOTS + order] = -a, gamma * q
+        return -gamma, by_pairs
+
+    def keep(self, slope: float, change: float, before: np.ndarray, now: np.ndarray) -> None:
+        """Take in the pair tried, unless its curvature is not positive.
+
+        slope: <s, g before>; change: <z, z>; before, now: products of all pairs with the gradients before and after.
+        """
+        new = self.free
+        curvature = now[new] - slope
+        if not curvature > CURVATURE * change:
+            return
+        self._sz[:, new] = now[:SLOTS] - before[:SLOTS]
+        self._zz[new] = self._zz[:, new] = now[SLOTS:] - before[SLOTS:]
+        self._sz[new, new], self._zz[new, new] = curvature, change
+        self.order.append(new)
+        self.free = self.order.pop(0) if len(self.order) == SLOTS else new + 1
+        # The next products are with the gradients from here on; those of the new pair with the one before are known.
