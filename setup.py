@@ -13,9 +13,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("core") / "_native"
-KERNELS = ("point", "bernoulli", "lowrank", "sweeps", "signs", "elimination")  # one file a family, once a level
-HEADERS = ("dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h")
-MODULES = ("module", "sweeps_module", "signs_module", "elimination_module")  # bindings, once
+KERNELS = ("point", "bernoulli", "lowrank", "sweeps", "signs", "elimination", "batch")  # one file a family, once a level
+HEADERS = ("dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h", "batch.h")
+MODULES = ("module", "sweeps_module", "signs_module", "elimination_module", "batch_module")  # bindings, once
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
 OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

@@ -20,6 +20,7 @@ namespace nb = nanobind;
 void bind_sweeps(nb::module_&);
 void bind_signs(nb::module_&);
 void bind_elimination(nb::module_&);
+void bind_batch(nb::module_&);
 
 using namespace nb::literals;
 using namespace bitrelax;
@@ -140,4 +141,5 @@ NB_MODULE(_kernels, m) {
     bind_sweeps(m);
     bind_signs(m);
     bind_elimination(m);
+    bind_batch(m);
 }

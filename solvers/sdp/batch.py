@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int, Num
 
 from solvers.sdp.batch_bounds import Family
 from solvers.sdp.batch_search import Search, gauged
-from solvers.sdp.batched import Factors
 from solvers.sdp.problem import cost
 from solvers.sdp.solution import Certify, Seconds
 
@@ -66,13 +65,13 @@ def solve_batch(
     family = _family(G, B, constants)
     rows, tasks = len(family.off) + 1, torch.arange(len(family.linear))
     search = Search(family, gap, certify, device, start + (math.inf if time_limit is None else time_limit))
-    V = _start(family, rank, warm, seed).to(device)
-    largest = math.ceil(math.sqrt(2 * rows)) + 1 if rank == "auto" else V.shape[1]
+    V = _start(family, rank, warm, seed)
+    largest = math.ceil(math.sqrt(2 * rows)) + 1 if rank == "auto" else V.shape[2]
     while True:
         tasks = search.descend(tasks, V)
-        if not len(tasks) or V.shape[1] >= largest:
+        if not len(tasks) or V.shape[2] >= largest:
             break
-        V = search.grown(tasks, largest).to(device)
+        V = search.grown(tasks, largest)
     search.close()
     return _solution(search, time.perf_counter() - start)
 
@@ -92,7 +91,9 @@ def _family(G: np.ndarray, B: np.ndarray, constants: np.ndarray | None) -> Famil
     return Family(torch.as_tensor(gram.off), torch.as_tensor(linear), gram.diagonal, given)
 
 
-def _start(family: Family, rank: int | str, warm: np.ndarray | BatchSolution | None, seed: int) -> Factors:
+def _start(
+    family: Family, rank: int | str, warm: np.ndarray | BatchSolution | None, seed: int
+) -> Float[torch.Tensor, "T n k"]:
     tasks, n = family.linear.shape
     if warm is not None:
         return gauged(torch.as_tensor(warm.factor if isinstance(warm, BatchSolution) else warm))

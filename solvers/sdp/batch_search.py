@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from core import extension
 from solvers.sdp.batch_bounds import Family, best_bounds, lowest, polished, proven, shapes
-from solvers.sdp.batched import BatchedDescent, Factors, Point, Quadratics
+from solvers.sdp.batched import BatchedDescent, Quadratics
+from solvers.sdp.batched_native import NativeDescent
 from solvers.sdp.solution import Certify
 
 LOOK_EVERY = 8  # iterations between looks
@@ -21,7 +23,7 @@ MOST_ITERATIONS = 5000  # at one rank
 class Search:
     """What is known of every task so far. gap: relative, of max(1, |value|). deadline: of `time.perf_counter`.
 
-    Factors are (T, k, n), columns first, without the homogenising row; multipliers (T, n + 1).
+    Factors are (T, n, k), without the homogenising row, the first unit vector; multipliers are (T, n + 1).
     """
 
     def __init__(self, family: Family, gap: float, certify: Certify, device: str, deadline: float) -> None:
@@ -31,43 +33,44 @@ class Search:
         self.sums = torch.as_tensor(family.sums())
         self.began, self.certifying = time.perf_counter(), 0.0
         new = family.off.new_zeros
-        self.factor, self.value, self.multipliers = new(tasks, 0, n), new(tasks) / 0, new(tasks, n + 1)
+        self.factor, self.value, self.multipliers = new(tasks, n, 0), new(tasks) / 0, new(tasks, n + 1)
         self.diagonal = new(tasks, n + 1)  # z of the proof: the bound is the sum of diag(C) - z
         self.bound, self.proven = new(tasks) - math.inf, new(tasks, dtype=torch.bool)
         self.status = np.full(tasks, "iteration_limit", dtype=object)
         self.iterations, self.finished = new(tasks, dtype=torch.long), new(tasks)
 
-    def descend(self, tasks: Int64[Tensor, " some"], V: Factors) -> Int64[Tensor, " left"]:
+    def descend(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> Int64[Tensor, " left"]:
         """Go on with `tasks` from V until each is closed; returns those stationary without the gap asked."""
-        descent = BatchedDescent(self.problems.take(tasks.to(V.device)), V)
-        failed_at = descent.step.cpu() * math.inf  # residual when a proof was last tried
+        descent = self._descent(tasks, V)
+        failed_at = torch.full((len(tasks),), math.inf, dtype=torch.float64)  # residual when a proof was last tried
         left = [tasks[:0]]
         while len(tasks):
             descent.run(LOOK_EVERY)
-            residual = descent.point.residual.cpu()
-            due = (residual <= self._worth_a_look()) & (residual <= failed_at / 1.5)
+            residual = descent.residual
+            due = ((residual <= self._worth_a_look()) & (residual <= failed_at / 1.5)).nonzero()[:, 0]
             closed = torch.zeros(len(tasks), dtype=torch.bool)
-            closed[due] = self._look(tasks[due], descent.point.take(due.nonzero()[:, 0].to(V.device)))
-            failed_at = torch.where(due, residual, failed_at)
-            stationary = ~closed & (residual <= max(1e-2 * self.gap, 1e-13))
-            stalled = ~closed & descent.stalled.cpu()
-            late, over = time.perf_counter() > self.deadline, descent.iterations >= MOST_ITERATIONS
-            leaving = closed | stationary | stalled | late | over
+            closed[due] = self._look(tasks[due], descent, due)
+            failed_at[due] = residual[due]
+            stuck = {
+                "stationary": ~closed & (residual <= max(1e-2 * self.gap, 1e-13)),
+                "stalled": ~closed & descent.stalled,
+                "iteration_limit": ~closed & (descent.iterations >= MOST_ITERATIONS),
+                "time_limit": ~closed & (time.perf_counter() > self.deadline),
+            }
+            for status, where in stuck.items():
+                self.status[tasks[where]] = status
+            leaving = closed | torch.stack(list(stuck.values())).any(0)
             if leaving.any():
-                self.status[tasks[stalled]] = "stalled"
-                self.status[tasks[stationary]] = "stationary"
-                if late:
-                    self.status[tasks[~closed]] = "time_limit"
-                self._record(tasks, leaving, descent, closed)
-                left.append(tasks[stationary | stalled])
+                self._record(tasks, leaving.nonzero()[:, 0], descent, closed)
+                left.append(tasks[leaving & (stuck["stationary"] | stuck["stalled"]) & ~stuck["time_limit"]])
                 staying = (~leaving).nonzero()[:, 0]
                 tasks, failed_at = tasks[staying], failed_at[staying]
-                descent.take(staying.to(V.device))
+                descent.take(staying)
         return torch.cat(left)
 
-    def grown(self, tasks: Int64[Tensor, " some"], largest: int) -> Factors:
+    def grown(self, tasks: Int64[Tensor, " some"], largest: int) -> Float[Tensor, "some n wider"]:
         """Factors of `tasks` with up to twice the columns, each new one along an eigenvector of negative curvature."""
-        k = self.factor.shape[1]
+        k = self.factor.shape[2]
         new = min(2 * k, largest) - k
         vectors = lowest(self.family, tasks, -self.multipliers[tasks], new)
         wider = torch.cat([self.full(tasks), 1e-2 * math.sqrt(vectors.shape[1]) * vectors], 2)
@@ -89,20 +92,30 @@ class Search:
         self._set_bounds(open_tasks[success])
         self.certifying += time.perf_counter() - start
 
+    def _descent(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> BatchedDescent | NativeDescent:
+        problems = self.problems.take(tasks.to(self.problems.off.device))
+        if self.problems.off.device.type != "cpu":
+            return BatchedDescent(problems, V)
+        if extension.allowed():
+            return NativeDescent(problems, V)
+        extension.warn_once()
+        return BatchedDescent(problems, V)
+
     def _worth_a_look(self) -> float:
         """The residual from which a look may succeed: the gap of polished multipliers is of second order in it."""
         return self.gap if self.certify == "none" else 0.2 * math.sqrt(self.gap)
 
-    def _look(self, tasks: Int64[Tensor, " some"], point: Point) -> Bool[Tensor, " some"]:
+    def _look(
+        self, tasks: Int64[Tensor, " due"], descent: BatchedDescent | NativeDescent, due: Int64[Tensor, " due"]
+    ) -> Bool[Tensor, " due"]:
         """Whether the gap asked holds, for these tasks at this point; keeps what proves it."""
         if self.certify == "none" or not len(tasks):
             self.status[tasks] = "stationary"
             return torch.ones(len(tasks), dtype=torch.bool)
         start = time.perf_counter()
-        value = self.sums[tasks] + point.value.cpu()
-        factors = with_last_row(point.V.cpu())
-        raw = torch.cat([point.multipliers, point.last[:, None]], 1).cpu()
-        y = polished(self.family, tasks, factors, raw, weight=3 * point.residual.cpu())
+        value = self.sums[tasks] + descent.value[due]
+        factors, raw = with_last_row(descent.rows(due)), descent.multipliers(due)
+        y = polished(self.family, tasks, factors, raw, weight=3 * descent.residual[due])
         allowed = 0.999 * self.gap * value.abs().clamp(min=1) - (value - self.sums[tasks] - y.sum(1))
         closed = torch.zeros(len(tasks), dtype=torch.bool)
         for shape in shapes(y):
@@ -124,32 +137,32 @@ class Search:
             self.bound[task] = self.family.bound(task, self.diagonal[task].numpy())
 
     def _record(
-        self, tasks: Int64[Tensor, " some"], leaving: Bool[Tensor, " some"], descent: BatchedDescent, closed: Tensor
+        self,
+        tasks: Int64[Tensor, " some"],
+        where: Int64[Tensor, " gone"],
+        descent: BatchedDescent | NativeDescent,
+        closed: Bool[Tensor, " some"],
     ) -> None:
-        where = leaving.nonzero()[:, 0]
-        point, gone = descent.point.take(where.to(descent.point.V.device)), tasks[where]
-        k = point.V.shape[1]
-        if k > self.factor.shape[1]:
-            wider = self.factor.new_zeros(len(self.factor), k - self.factor.shape[1], self.factor.shape[2])
-            self.factor = torch.cat([self.factor, wider], 1)
-        self.factor[gone, :k] = point.V.cpu()
-        self.value[gone] = self.sums[gone] + point.value.cpu()
-        raw = torch.cat([point.multipliers, point.last[:, None]], 1).cpu()
-        self.multipliers[gone] = torch.where(closed[where, None], self.multipliers[gone], raw)
+        rows, gone = descent.rows(where), tasks[where]
+        wider = rows.shape[2] - self.factor.shape[2]
+        if wider > 0:
+            self.factor = torch.nn.functional.pad(self.factor, (0, wider))
+        self.factor[gone, :, : rows.shape[2]] = rows
+        self.value[gone] = self.sums[gone] + descent.value[where]
+        self.multipliers[gone] = torch.where(closed[where, None], self.multipliers[gone], descent.multipliers(where))
         self.iterations[gone] += descent.iterations
         self.finished[gone] = time.perf_counter() - self.began
 
 
-def with_last_row(V: Factors) -> Float[Tensor, "T rows k"]:
-    """Rows first, with the homogenising row, the first unit vector, appended."""
-    tasks, k, n = V.shape
-    full = V.new_zeros(tasks, n + 1, k)
-    full[:, :n], full[:, n, 0] = V.mT, 1.0
+def with_last_row(V: Float[Tensor, "T n k"]) -> Float[Tensor, "T rows k"]:
+    """The homogenising row, the first unit vector, appended."""
+    full = torch.nn.functional.pad(V, (0, 0, 0, 1))
+    full[:, -1, 0] = 1.0
     return full
 
 
-def gauged(full: Float[Tensor, "T rows k"]) -> Factors:
-    """Columns first, rotated so that the last row is the first unit vector, which is dropped; rows normalised.
+def gauged(full: Float[Tensor, "T rows k"]) -> Float[Tensor, "T n k"]:
+    """Rotated so that the last row is the first unit vector, which is dropped; rows normalised.
 
     A Householder reflection, which changes no inner product.
     """
@@ -160,5 +173,4 @@ def gauged(full: Float[Tensor, "T rows k"]) -> Factors:
     mirror[:, :1] += sign
     mirror /= mirror.square().sum(1, keepdim=True).sqrt()
     reflected = rows - 2 * (rows @ mirror[:, :, None]) * mirror[:, None]
-    reflected *= -sign[:, None]  # the reflection takes the last row to -sign e_1
-    return reflected[:, :-1].mT.contiguous()
+    return reflected[:, :-1] * -sign[:, None]  # the reflection takes the last row to -sign e_1

@@ -1,7 +1,7 @@
 """Riemannian L-BFGS on the factors of many problems at once, in torch on any device.
 
-A factor is (T, k, n), columns first: V[t, :, i] is the unit vector of row i of task t, so that one product of shape
-(T k, n) x (n, n) multiplies every task by the matrix they share.
+Inside, a factor is (T, k, n), columns first: V[t, :, i] is the unit vector of row i of task t, so that one product of
+shape (T k, n) x (n, n) multiplies every task by the matrix they share. Rows first, (T, n, k), in and out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-Factors = Float[Tensor, "T k n"]
+Columns = Float[Tensor, "T k n"]
+MEMORY = 5  # pairs of the history
+RESCALE_AT = (10, 25)  # iterations before which coordinates are scaled anew, as the multipliers settle
+SMALLEST_STEP = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Quadratics:
     off: Float[Tensor, "n n"]
     linear: Float[Tensor, "T n"] | None = None
 
-    def field(self, V: Factors) -> Factors:
+    def field(self, V: Columns) -> Columns:
         """Half the Euclidean gradient of f at V."""
         tasks, k, n = V.shape
         field = (V.reshape(tasks * k, n) @ self.off).view(tasks, k, n)
@@ -34,7 +37,7 @@ class Quadratics:
             field[:, 0] -= self.linear
         return field
 
-    def last(self, V: Factors) -> Float[Tensor, " T"]:
+    def last(self, V: Columns) -> Float[Tensor, " T"]:
         """<(C V)_n, v_n> of the homogenising row: the part of f that is linear in V, halved."""
         return -(self.linear * V[:, 0]).sum(1) if self.linear is not None else V.new_zeros(len(V))
 
@@ -50,15 +53,15 @@ class Point:
     last: y of the homogenising row. residual: norm of the tangent over the norm of CV.
     """
 
-    V: Factors
+    V: Columns
     multipliers: Float[Tensor, "T n"]
     last: Float[Tensor, " T"]
     value: Float[Tensor, " T"]
-    tangent: Factors
+    tangent: Columns
     residual: Float[Tensor, " T"]
 
     @classmethod
-    def at(cls, problems: Quadratics, V: Factors) -> Point:
+    def at(cls, problems: Quadratics, V: Columns) -> Point:
         """Evaluate at V, whose columns have length 1."""
         field = problems.field(V)
         multipliers, last = (field * V).sum(1), problems.last(V)
@@ -87,44 +90,57 @@ class BatchedDescent:
     products of the history kept (Byrd, Nocedal & Schnabel 1994), so that an iteration reads the history twice.
     """
 
-    def __init__(self, problems: Quadratics, V: Factors, *, memory: int = 5, rescale_at: int = 20) -> None:
-        self.problems, self.memory, self.rescale_at = problems, memory, rescale_at
-        self.iterations = 0
-        self.restart(V)
+    def __init__(self, problems: Quadratics, V: Float[Tensor, "T n k"]) -> None:
+        self.problems, self.memory, self.iterations = problems, MEMORY, 0
+        columns = V.mT.to(problems.off).contiguous()
+        self.point = Point.at(problems, columns / columns.square().sum(1, keepdim=True).sqrt())
+        self.step = columns.new_ones(len(V))
+        self.history = columns.new_zeros(len(V), 2 * MEMORY, columns[0].numel())  # steps, then changes of gradients
+        self._rescale()
 
-    def restart(self, V: Factors) -> None:
-        """Go on from V (any number of columns) with an empty history."""
-        self.point = Point.at(self.problems, V / V.square().sum(1, keepdim=True).sqrt())
-        tasks, k, n = V.shape
-        self.step = V.new_ones(tasks)
-        self.history = V.new_zeros(tasks, 2 * self.memory, k * n)  # steps, then differences of gradients
-        self.rescale()
-
-    def rescale(self) -> None:
-        """Scale coordinates by the multipliers of this point, and forget the history."""
-        size = self.point.multipliers.abs()
-        mean = size.mean(1, keepdim=True)
-        # Isolated and weak rows have y = 0: the floor keeps their step finite, and C = 0 stays where it is.
-        size = torch.where(mean > 0, torch.maximum(size, 1e-2 * mean), 1.0)
-        self.root = size.rsqrt()[:, None]
-        self.inner = size.new_zeros(len(size), 2 * self.memory, 2 * self.memory)
-        self.valid = torch.zeros(len(size), self.memory, dtype=torch.bool, device=size.device)
+    def run(self, iterations: int) -> None:
+        """That many trial points of every task."""
+        for _ in range(iterations):
+            if self.iterations in RESCALE_AT:
+                self._rescale()
+            self._iterate()
 
     def take(self, tasks: Int64[Tensor, " some"]) -> None:
         """Go on with these tasks only."""
+        tasks = tasks.to(self.step.device)
         self.problems, self.point = self.problems.take(tasks), self.point.take(tasks)
         for name in ("step", "history", "root", "inner", "valid"):
             setattr(self, name, getattr(self, name)[tasks])
 
     @property
+    def value(self) -> Float[Tensor, " T"]:
+        """f of every task, as all that follows on the CPU."""
+        return self.point.value.cpu()
+
+    @property
+    def residual(self) -> Float[Tensor, " T"]:
+        """Norm of the tangent part of CV over that of CV."""
+        return self.point.residual.cpu()
+
+    @property
     def stalled(self) -> Bool[Tensor, " T"]:
         """Tasks whose step has vanished: rounding hides any decrease."""
-        return self.step < 2.0**-30
+        return self.step.cpu() < SMALLEST_STEP
 
-    def run(self, iterations: int) -> None:
-        """That many trial points of every task."""
-        for _ in range(iterations):
-            self._iterate()
+    def rows(self, tasks: Int64[Tensor, " some"]) -> Float[Tensor, "some n k"]:
+        """Columns, rows first."""
+        return self.point.V[tasks.to(self.step.device)].mT.cpu()
+
+    def multipliers(self, tasks: Int64[Tensor, " some"]) -> Float[Tensor, "some rows"]:
+        """y_i = <(CV)_i, v_i>, the homogenising row last."""
+        stacked = torch.cat([self.point.multipliers, self.point.last[:, None]], 1)
+        return stacked[tasks.to(self.step.device)].cpu()
+
+    def _rescale(self) -> None:
+        """Scale coordinates by the multipliers of this point, and forget the history."""
+        self.root = scaling(self.point.multipliers).reciprocal()[:, None]
+        self.inner = self.root.new_zeros(len(self.root), 2 * self.memory, 2 * self.memory)
+        self.valid = torch.zeros(len(self.root), self.memory, dtype=torch.bool, device=self.root.device)
 
     def _iterate(self) -> None:
         here = self.point
@@ -138,10 +154,8 @@ class BatchedDescent:
         here.update(there, accepted)
         self.step = torch.where(accepted, 1.0, self.step / 2)
         self.iterations += 1
-        if self.iterations == self.rescale_at:
-            self.rescale()
 
-    def _direction(self) -> tuple[Factors, Float[Tensor, " T"]]:
+    def _direction(self) -> tuple[Columns, Float[Tensor, " T"]]:
         """A tangent descent direction and the derivative of f along it."""
         here = self.point
         scaled = (self.root * here.tangent).flatten(1)
@@ -192,3 +206,10 @@ class BatchedDescent:
         self.inner[:, [slot, m + slot]] = products.transpose(1, 2)
         lengths = (self.inner[:, slot, slot] * self.inner[:, m + slot, m + slot]).sqrt()
         self.valid[:, slot] = accepted & (self.inner[:, slot, m + slot] > 1e-8 * lengths)
+
+
+def scaling(multipliers: Float[Tensor, "T n"]) -> Float[Tensor, "T n"]:
+    """sqrt(|y_i|), and at least a tenth of sqrt(mean |y|): isolated and weak rows have y = 0. 1 where all are 0."""
+    size = multipliers.abs()
+    mean = size.mean(1, keepdim=True)
+    return torch.where(mean > 0, torch.maximum(size, 1e-2 * mean), 1.0).sqrt()
