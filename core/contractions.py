@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Size, Tensor
 
-from core.interface import Contract
+from core.interface import Contract, UnsupportedReading
 
 
-class Map(Contract, Protocol):
+@runtime_checkable
+class Rows(Protocol):
+    """A contraction that is one matrix product."""
+
+    def rows(self, x: Tensor, shape: Size) -> Tensor:
+        """(B * positions, I'), examples outermost: times weights of `shape` (O, ...) flattened to (O, I'), the outputs.
+
+        A first layer's raw inputs come out normalised.
+        """
+        ...
+
+
+class Map(Contract, Rows, Protocol):
     """A linear map that may pad its input: `pad` and the same map without padding."""
 
     def pad(self, x: Tensor, value: float) -> Tensor: ...
@@ -38,6 +50,9 @@ class Dense:
 
     def bare(self) -> Dense:
         return self
+
+    def rows(self, x: Tensor, shape: Size) -> Tensor:
+        return x
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,12 @@ class Convolution:
     def bare(self) -> Convolution:
         return replace(self, padding=0)
 
+    def rows(self, x: Tensor, shape: Size) -> Tensor:
+        if self.groups > 1:
+            raise UnsupportedReading(f"a convolution in {self.groups} groups is no one product of patches and weights")
+        patches = F.unfold(x, shape[2:], padding=self.padding, stride=self.stride)  # (B, I', positions)
+        return patches.transpose(1, 2).flatten(0, 1)
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -84,6 +105,9 @@ class Pixels:
 
     def squares(self, x: Tensor, weights: Tensor) -> Tensor:
         return self.inner.bare().squares(self.normalised(x), weights)
+
+    def rows(self, x: Tensor, shape: Size) -> Tensor:
+        return self.inner.bare().rows(self.normalised(x), shape)
 
     def normalised(self, x: Tensor) -> Tensor:
         """The padded input as training contracts it."""

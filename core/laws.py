@@ -1,4 +1,4 @@
-"""Weight laws: Point, Bernoulli, and the identity law Real of the full-precision control.
+"""Weight laws: Point, Settled, Bernoulli, and the identity law Real of the full-precision control.
 
 Bernoulli in the minimal exponential family with statistic w in {-1, +1}: Meng, Bachmann & Khan 2020, sections 2-3.
 """
@@ -65,6 +65,43 @@ class Real(Point):
 
     def mode(self) -> Tensor:
         return self.latents
+
+
+class Settled(WeightLaw):
+    """A point mass on signs held in a buffer: set once (`settle`), moved by no solver."""
+
+    levels = BINARY
+    signs: Tensor
+
+    def __init__(self, signs: Float[Tensor, "*shape"]) -> None:
+        super().__init__()
+        self.register_buffer("signs", sign(signs))
+        self.shape = signs.shape
+
+    def settle(self, weights: Float[Tensor, "*shape"]) -> None:
+        """Take the signs of these weights from now on."""
+        self.signs = sign(weights).to(self.signs)
+
+    def noise(self, rng: Rng) -> None:
+        return None
+
+    def latent(self, noise: Tensor | None) -> Tensor:
+        return self.signs
+
+    def values(self, latent: Tensor) -> Tensor:
+        return sign(latent)
+
+    def pull_back(self, noise: Tensor | None, gradient: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def mean(self) -> Tensor:
+        return self.signs
+
+    def mode(self) -> Tensor:
+        return self.signs
+
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        return ()
 
 
 class Bernoulli(WeightLaw):

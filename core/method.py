@@ -112,12 +112,14 @@ class Prepared:
 
     solvers claim what the modules train, exactly once; a parameter that needs no gradient (a teacher's) is nobody's.
     steps: spent already, so the loop runs `budget.steps - steps`. passes: forwards of modules a step, counted.
+    facts: what the preparation found, plain JSON data for the cell's record.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     solvers: Sequence[Optimizer] = ()
     steps: int = 0
     passes: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,18 @@ def transferred(given: Preparation, control: Method, share: float) -> Prepared:
 
     Its sign activations become hardtanh, the real function they limit. Its steps are taken from the cell's budget.
     """
-    steps = int(share * given.budget.steps)
     changed = {"activation": "hardtanh"} if given.model.activation == "sign" else {}
+    steps = int(share * given.budget.steps)
+    transfer(trained_twin(given, control, steps, **changed), given.model)
+    return Prepared(steps=steps)
+
+
+def trained_twin(given: Preparation, control: Method, steps: int, **changed: Any) -> nn.Module:
+    """A network of the same architecture with the laws of `control`, trained by it for `steps` of the budget.
+
+    It starts from the cell's own initial draw; `changed` replaces network options. Raises RuntimeError where it
+    diverges.
+    """
     twin = given.twin(control.law, **changed)
     train = given.problem.train
     run = Run(
@@ -62,8 +73,7 @@ def transferred(given: Preparation, control: Method, share: float) -> Prepared:
     ended = fit(run)
     if ended.diverged is not None:
         raise RuntimeError(f"the full-precision network to transfer from has diverged: {ended.diverged}")
-    transfer(twin, given.model)
-    return Prepared(steps=ended.steps)
+    return twin
 
 
 def _matching(name: str, shape: torch.Size, given: Mapping[str, WeightLaw]) -> Tensor:

@@ -42,7 +42,9 @@ EXAMPLES, FEATURES, CLASSES, BATCH = 192, 12, 3, 32
 STEPS = 180  # 30 epochs
 FORM = InputForm(FEATURES, shift=127.5, scale=64.0, maximum=255.0, integer=True)
 
-FEW = 8  # steps of a run that need not learn: into the second epoch, so that the data order is part of what is compared
+# steps of a run that need not learn: into the second epoch, so that the data order is part of what is compared; and
+# steps after a save that must agree
+FEW = 8
 
 Network = list[tuple[WeightLaw, list[Tensor]]]  # every read of one network: the law, the weights it was contracted with
 
@@ -57,8 +59,10 @@ def start(
     real_parts: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    prepares: bool = True,
 ) -> Run:
     """A fresh run of method `name` on an MLP 12-16-8-3. real_parts: a real last layer and affine batch norm.
+    prepares: after the method's `prepare`, else as it is initialised.
 
     Seeds the global generators with `global_seed`: only noise that ignores `rng` can depend on it.
     """
@@ -85,16 +89,21 @@ def start(
         return build("mlp", FORM, CLASSES, law, rng, **{**options, **changed}).to(device, dtype)
 
     given = Preparation(model, data, budget, "cosine", noise, order, twin)
-    prepared = method.prepare(given) if method.prepare else None
+    prepared = method.prepare(given) if method.prepare and prepares else None
     inputs, labels = data.train.inputs, data.train.labels
     return Run(model, method, inputs, labels, budget, schedule="cosine", order=order, noise=noise, prepared=prepared)
 
 
 def advanced(run: Run) -> Run:
-    """The run after a few steps."""
-    for _ in range(FEW):
+    """The run after a few steps, or at the end of its budget: a method may finish in `prepare`."""
+    for _ in range(steps_left(run)):
         run.step()
     return run
+
+
+def steps_left(run: Run) -> int:
+    """FEW, or as many as the budget still has."""
+    return min(FEW, run.budget.steps - run.done)
 
 
 def forward_passes(run: Run, rule: Predictor) -> int:

@@ -28,7 +28,8 @@ Kept = Mapping[str, Any]  # the content of a checkpoint
 
 
 def train(built: Built, body: Body, checkpoint: Checkpoint | None) -> tuple[Fitted, BestEpoch | None]:
-    """Train the cell's network; fills `curve`, `spent`, `seconds` and how often it was `continued` in the body.
+    """Train the cell's network; fills `curve`, `spent`, `seconds` and how often it was `continued` in the body, and
+    `facts` where preparing found any.
 
     The best epoch is that of a cell which tracks it, None where no epoch was watched.
     Raises CheckpointRefused, and StorageError when a checkpoint cannot be written.
@@ -43,6 +44,8 @@ def train(built: Built, body: Body, checkpoint: Checkpoint | None) -> tuple[Fitt
         body["seconds"]["before"] = kept["seconds"]
         body["machine"]["continued"] = kept["continued"] + 1
     body["curve"] = watch.curve
+    if prepared.facts:
+        body["facts"] = dict(prepared.facts)
 
     def pause(loop: Loop) -> None:
         if checkpoint is not None and checkpoint.due():
@@ -127,6 +130,7 @@ def _content(run: Run, loop: Loop, watch: Watch) -> dict[str, Any]:
         "prepared": {
             "steps": prepared.steps,
             "passes": prepared.passes,
+            "facts": dict(prepared.facts),
             "again": bool(prepared.modules or prepared.solvers),
         },
     }
@@ -135,7 +139,8 @@ def _content(run: Run, loop: Loop, watch: Watch) -> dict[str, Any]:
 def _prepared(built: Built, kept: Kept | None) -> Prepared:
     if kept is None or kept["prepared"]["again"]:
         return built.prepared()
-    return Prepared(steps=kept["prepared"]["steps"], passes=kept["prepared"]["passes"])
+    left = kept["prepared"]
+    return Prepared(steps=left["steps"], passes=left["passes"], facts=left.get("facts", {}))  # older ones had none
 
 
 def _continued(kept: Kept, run: Run, watch: Watch) -> Loop:
