@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from solvers.sdp.certificate import Proof, prove, rounding_margin
 from solvers.sdp.cholesky import Factoriser
 from solvers.sdp.lbfgs import Descent
@@ -11,6 +13,7 @@ from solvers.sdp.multipliers import Bounding, candidates
 from solvers.sdp.problem import Cost
 
 TRUST = 0.5  # a proof is tried where the predicted gap is below this share of the allowed one; halved by each failure
+FAR = 20.0  # times the allowed gap: no other candidate will do
 SAFETY = 0.99  # share of the allowed gap that a proof uses, so that the last roundings cannot exceed it
 
 
@@ -20,18 +23,24 @@ class Bounder:
     def __init__(self, of: Cost) -> None:
         self.of, self.factoriser = of, Factoriser(of)
         self.best: Proof | None = None
-        self.attempts, self._trust = 0, TRUST
+        self.attempts, self.failures = 0, 0
+        self.trust_again()
+
+    def trust_again(self) -> None:
+        """Forget that predictions have failed: the descent has left the place where they did."""
+        self._trust = TRUST
 
     def predict(self, descent: Descent, allowed: float) -> Bounding:
-        """The candidate with the least predicted gap; stops at the first that is promising."""
-        V, y = descent.V[:, : descent.rank], descent.y
+        """The candidate with the least predicted gap; stops at the first that is promising, or far from it."""
+        V, y, value = descent.V[:, : descent.rank], descent.y, descent.value
         P = descent.gradient[:, : descent.rank] + y[:, None] * V
         found = []
-        for bounding in candidates(lambda X: self.of.off @ X, V, P, y, drop=allowed / 4):
+        for bounding in candidates(self._product, V, P, y, value=value, wanted=self._trust * allowed):
             found.append(bounding)
-            if self.promising(bounding.gap(descent.value), allowed):
+            predicted = bounding.gap(value)
+            if self.promising(predicted, allowed) or predicted > FAR * allowed:
                 break
-        return min(found, key=lambda bounding: bounding.gap(descent.value))
+        return min(found, key=lambda bounding: bounding.gap(value))
 
     def promising(self, predicted: float, allowed: float) -> bool:
         """Whether a predicted gap is worth a factorisation."""
@@ -43,6 +52,7 @@ class Bounder:
         total = float(bounding.multipliers.sum()) - value + SAFETY * allowed
         proof = self._prove(bounding, total / n) if total > 0 else None
         if proof is None:
+            self.failures += 1
             self._trust /= 2
         return proof
 
@@ -77,6 +87,9 @@ class Bounder:
                 f"{self.factoriser.bytes / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available; "
                 "use certify='estimate' (no proof) or a larger machine"
             )
+
+    def _product(self, X: np.ndarray) -> np.ndarray:
+        return self.of.off @ X
 
     def _prove(self, bounding: Bounding, shift: float) -> Proof | None:
         self.attempts += 1

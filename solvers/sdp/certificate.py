@@ -92,5 +92,5 @@ def _gamma(n: int) -> float:
 
 def _isolated(of: Cost) -> np.ndarray:
     """Rows without any non-zero entry."""
-    isolated: np.ndarray = np.diff(of.off.indptr) == 0 if of.sparse else ~of.off.any(axis=1)
-    return isolated
+    dense = isinstance(of.off, np.ndarray)
+    return np.asarray(~of.off.any(axis=1) if dense else np.diff(of.off.indptr) == 0)

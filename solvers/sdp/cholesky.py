@@ -21,9 +21,9 @@ from jaxtyping import Float
 from core import extension
 from solvers.sdp.problem import Cost
 
-# A vertex is eliminated while its degree is below this share of the vertices left: then its sparse update costs less
-# than the rank-one update of the dense core that it saves (about 20 times faster a flop).
-SHARE = 0.2
+# A vertex is eliminated while its degree is below this share of the vertices left: then its sparse update, and the
+# bookkeeping of its neighbours, cost less than the rank-one update of the dense core that it saves.
+SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)

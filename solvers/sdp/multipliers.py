@@ -42,33 +42,37 @@ class Bounding:
         return value - float(self.multipliers.sum()) + len(self.multipliers) * max(0.0, -self.least)
 
 
-def candidates(product: Product, V: Factor, P: Factor, y: Vector, *, drop: float) -> Iterator[Bounding]:
-    """The first-order multipliers, then polished ones: y + dy, dy of least norm with Q'(C - Diag(y + dy))Q = 0.
+def candidates(product: Product, V: Factor, P: Factor, y: Vector, *, value: float, wanted: float) -> Iterator[Bounding]:
+    """Polished multipliers y + dy, dy of least norm with Q'(C - Diag(y + dy))Q = 0; last the first-order ones.
 
     V: (n, k); P = C V; y_i = <P_i, v_i>; product: X -> C X. Q: the Ritz vectors of S in the range of V with the least
-    values; first as few as leave out at most `drop` of <S, VV'>, so that directions which V is about to lose are not
-    forced to zero; then as many as come before the largest jump of the Ritz values.
+    values; first as few as leave out at most half of `wanted`, a gap, of <S, VV'>, so that directions which V is about
+    to lose are not forced to zero; then as many as come before the largest jump of the Ritz values. Shifts are plain,
+    or in proportion to the multipliers where a plain one is estimated to leave more than `wanted`.
     """
     basis = _basis(V, P, y)
-    yield _bounding(product, basis, y, np.zeros_like(y), 0)
-    tried = {0}
-    for columns in (_by_mass(basis, drop), _by_jump(basis)):
-        r = max(1, min(columns, int((np.sqrt(8.0 * len(y) + 1) - 1) / 2)))  # r (r + 1) / 2 <= n
-        if r not in tried:
-            yield _polished(product, basis, y, r)
-            tried.add(r)
+    most = int((np.sqrt(8.0 * len(y) + 1) - 1) / 2)  # r (r + 1) / 2 <= n
+    for r in dict.fromkeys([min(_by_mass(basis, wanted / 2), most), min(_by_jump(basis), most), 0]):
+        dy = _change(basis, r) if r else np.zeros_like(y)
+        W, inner = _enlarged(product, basis, y, dy)
+        bounding = Bounding(y + dy, np.ones_like(y), _least(inner, W.T @ W), r)
+        if bounding.gap(value) > wanted:
+            scaled = np.maximum(-bounding.multipliers, FLOOR * np.abs(y).mean())
+            scaled /= scaled.mean()
+            other = Bounding(bounding.multipliers, scaled, _least(inner, W.T @ (scaled[:, None] * W)), r)
+            bounding = max(bounding, other, key=lambda tried: tried.least)
+        yield bounding
 
 
-def _polished(product: Product, basis: _Basis, y: Vector, r: int) -> Bounding:
+def _change(basis: _Basis, r: int) -> Vector:
     q = basis.Q[:, :r]
     a, b = np.triu_indices(r)
     features = q[:, a] * q[:, b]
     features[:, a != b] *= np.sqrt(2.0)
     normal = features.T @ features
     normal[np.diag_indices_from(normal)] += RIDGE * normal.trace() / len(normal)
-    target = np.where(a == b, basis.ritz[a], 0.0)
-    dy = features @ scipy.linalg.solve(normal, target, assume_a="pos")
-    return _bounding(product, basis, y, dy, r)
+    change: np.ndarray = features @ scipy.linalg.solve(normal, np.where(a == b, basis.ritz[a], 0.0), assume_a="pos")
+    return change
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +106,15 @@ def _by_jump(basis: _Basis) -> int:
     return int(np.argmax(size[1:] / size[:-1])) + 1 if len(size) > 1 else 1
 
 
-def _bounding(product: Product, basis: _Basis, y: Vector, dy: Vector, columns: int) -> Bounding:
-    """The better of two shapes: plain, and in proportion to the multipliers where these are not small."""
-    Q, SQ, moved = basis.Q, basis.SQ - dy[:, None] * basis.Q, y + dy
-    R = SQ - Q @ (Q.T @ SQ)  # what S makes of Q outside it
-    R, _ = np.linalg.qr(R)
-    W = np.hstack([Q, R])
-    SW = np.hstack([SQ, product(R) - moved[:, None] * R])
-    inner = (W.T @ SW + SW.T @ W) / 2
-    scaled = np.maximum(-moved, FLOOR * np.abs(moved).mean())
-    shapes = np.ones_like(y), scaled / scaled.mean()
-    least = [_least(inner, W.T @ (d[:, None] * W)) for d in shapes]
-    best = int(least[1] > least[0])
-    return Bounding(moved, shapes[best], least[best], columns)
+def _enlarged(product: Product, basis: _Basis, y: Vector, dy: Vector) -> tuple[np.ndarray, np.ndarray]:
+    """W = [Q, what S makes of Q outside it], and W'SW, for the S of y + dy."""
+    SQ = basis.SQ - dy[:, None] * basis.Q
+    R = SQ - basis.Q @ (basis.Q.T @ SQ)
+    R /= np.maximum(np.linalg.norm(R, axis=0), np.finfo(float).tiny)
+    W = np.hstack([basis.Q, R])
+    SW = np.hstack([SQ, product(R) - (y + dy)[:, None] * R])
+    inner = W.T @ SW
+    return W, (inner + inner.T) / 2
 
 
 def _least(inner: np.ndarray, metric: np.ndarray) -> float:

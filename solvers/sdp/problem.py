@@ -48,7 +48,8 @@ class Cost:
         upper: np.ndarray = (
             sp.triu(self.off, 1, format="coo").data if self.sparse else self.off[np.triu_indices(self.n, 1)]
         )
-        return upper[upper != 0]
+        nonzero: np.ndarray = upper[upper != 0]
+        return nonzero
 
     def value(self, signs: Num[np.ndarray, " n"]) -> float:
         """x'Cx of a vector of +-1; exact where the entries and their sums are integers below 2^53."""

@@ -22,7 +22,7 @@ from solvers.sdp.reduction import Reduced, reduce
 from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
 
 MOST_ITERATIONS = 200_000  # products with C
-STRIDE = 0.15  # share of the iterations so far between two looks
+FIRST_LOOK = 0.4  # residual of the first look, relative to the root of the gap asked
 NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
 
 
@@ -42,7 +42,7 @@ def solve(
     C: symmetric, dense or sparse; its diagonal is a constant. rank: columns to start with; "auto": near 2 log2 n; more
     along negative curvature where a stationary point cannot be certified, at most ceil(sqrt(2n)) + 1.
     warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
-    labelled so; "none" stops where the descent's relative residual is below 0.1 sqrt(gap), without any bound.
+    labelled so; "none" stops where the descent's relative residual is below 0.4 sqrt(gap), without any bound.
     time_limit: seconds; the best certified interval by then is returned, with status "time_limit".
     The same seed on the same machine gives the same answer. Raises ValueError and TypeError for what cannot be solved,
     also for a gap below what float64 can prove; MemoryError before a factorisation that would not fit.
@@ -79,24 +79,24 @@ class _Run:
 
     def descend(self) -> Status:
         """Until the gap asked holds, or no more can be had."""
-        descent = self.descent
-        near = 0.1 * math.sqrt(self.gap) if self.certify == "none" else math.sqrt(self.gap / 2)
+        descent, next_look = self.descent, FIRST_LOOK * math.sqrt(self.gap)
         self._run(25, 0.0)
         if self.certify == "rigorous":
             self.bounder.check_gap(descent, self._allowed(), self.gap)
         while True:
-            if descent.residual <= near or descent.stalled:
-                status = self._look()
+            looked, failures = descent.iterations, self.bounder.failures
+            if descent.residual <= next_look or descent.stalled:
+                status, predicted = self._look()
                 if status or descent.stalled:
                     return status or "stalled"
+                next_look = descent.residual * _fall(predicted / self._allowed())
             if time.perf_counter() > self.deadline:
                 return "time_limit"
             if descent.iterations >= MOST_ITERATIONS:
                 return "iteration_limit"
-            if descent.residual <= self.escaping and not self._escape():
-                self.escaping /= 10
-            stride = max(8, int(STRIDE * descent.iterations))
-            self._run(stride, near if descent.residual > near else min(self.escaping, 1e-15))
+            if self.bounder.failures > failures or descent.residual <= self.escaping:
+                self._escape()
+            self._run(max(8, looked // 2), next_look)
 
     def solution(self, status: Status, started: float) -> Solution:
         """The answer: the factor of least rank, its value, the best proof, all of the whole problem."""
@@ -129,35 +129,32 @@ class _Run:
             if time.perf_counter() > self.deadline:
                 return
 
-    def _look(self) -> Status | None:
-        """Predict the gap, and try to prove it where the prediction says so."""
+    def _look(self) -> tuple[Status | None, float]:
+        """Predict the gap, and try to prove it where the prediction says so. Also returns the prediction."""
         if self.certify == "none":
-            return "stationary"
+            return "stationary", 0.0
         clock = time.perf_counter()
         allowed, value, proven = self._allowed(), self.descent.value, math.nan
-        bounding = self.bounder.predict(self.descent, allowed)
+        self.estimate = bounding = self.bounder.predict(self.descent, allowed)
         predicted = bounding.gap(value)
-        self.estimate = bounding
         if self.certify == "rigorous" and self.bounder.promising(predicted, allowed):
             proof = self.bounder.attempt(bounding, value, allowed)
             proven = math.nan if proof is None else self._relative(value - proof.bound)
         self.certifying += time.perf_counter() - clock
-        self.history.append(
-            Look(
-                self.descent.iterations,
-                value * self.reduced.scale + self.whole.constant,
-                self.descent.rank,
-                self._relative(predicted),
-                proven,
-                time.perf_counter() - self.begun,
-            )
-        )
+        since, rank = time.perf_counter() - self.begun, self.descent.rank
+        look = Look(self.descent.iterations, self._value(), rank, self._relative(predicted), proven, since)
+        self.history.append(look)
         if self.certify == "estimate":
-            return "estimated" if 2 * predicted <= allowed else None
-        return "certified" if proven <= self.gap else None
+            return "estimated" if 2 * predicted <= allowed else None, predicted
+        return "certified" if proven <= self.gap else None, predicted
 
-    def _escape(self) -> bool:
-        return escape(self.descent, self.reduced.cost, 0.1 * self._allowed() / self.reduced.cost.n, self.rng)
+    def _escape(self) -> None:
+        """Out of a saddle, if this is one; else do not ask again before the residual has fallen."""
+        tolerance = 0.1 * self._allowed() / self.reduced.cost.n
+        if escape(self.descent, self.reduced.cost, tolerance, self.rng):
+            self.bounder.trust_again()
+        else:
+            self.escaping = 0.1 * min(self.escaping, self.descent.residual)
 
     def _final_proof(self, status: Status) -> Proof | None:
         if self.certify != "rigorous":
@@ -191,6 +188,16 @@ class _Run:
         return difference * self.reduced.scale / max(1.0, abs(self._value()))
 
 
+def _fall(excess: float) -> float:
+    """By what factor the residual should fall before the next look, where the predicted gap is `excess` times too
+    large.
+
+    Predicted gaps fall with about the power 3/2 of the residual; but no further than to a quarter at once, and by a
+    fifth at least.
+    """
+    return float(min(0.8, max(0.25, (0.4 / max(excess, 1e-300)) ** (2 / 3))))
+
+
 def _start(
     n: int, reduced: Reduced, rank: int | str, warm: np.ndarray | Solution | None, seed: int
 ) -> Float[np.ndarray, "m k"]:
@@ -211,7 +218,8 @@ def _thin(V: np.ndarray) -> np.ndarray:
     squares, W = np.linalg.eigh(V.T @ V)
     keep = squares[::-1] > NEGLIGIBLE**2 * squares[-1]
     thin = (V @ W[:, ::-1])[:, keep]
-    return np.ascontiguousarray(thin / np.linalg.norm(thin, axis=1, keepdims=True))
+    factor: np.ndarray = np.ascontiguousarray(thin / np.linalg.norm(thin, axis=1, keepdims=True))
+    return factor
 
 
 def _constant(whole: Cost, certify: Certify, seconds: float) -> Solution:
