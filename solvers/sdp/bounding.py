@@ -8,6 +8,7 @@ import numpy as np
 
 from solvers.sdp.certificate import Proof, prove, rounding_margin
 from solvers.sdp.cholesky import Factoriser
+from solvers.sdp.device import DeviceDescent
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.multipliers import Bounding, candidates
 from solvers.sdp.problem import Cost
@@ -24,13 +25,9 @@ class Bounder:
         self.of, self.factoriser = of, Factoriser(of)
         self.best: Proof | None = None
         self.attempts, self.failures = 0, 0
-        self.trust_again()
-
-    def trust_again(self) -> None:
-        """Forget that predictions have failed: the descent has left the place where they did."""
         self._trust = TRUST
 
-    def predict(self, descent: Descent, allowed: float) -> Bounding:
+    def predict(self, descent: Descent | DeviceDescent, allowed: float) -> Bounding:
         """The candidate with the least predicted gap; stops at the first that is promising, or far from it."""
         V, y, value = descent.V[:, : descent.rank], descent.y, descent.value
         P = descent.gradient[:, : descent.rank] + y[:, None] * V
@@ -56,19 +53,22 @@ class Bounder:
             self._trust /= 2
         return proof
 
-    def last_resort(self, descent: Descent, allowed: float) -> Proof:
-        """The best proof so far, or one with what shift it takes."""
+    def last_resort(self, descent: Descent | DeviceDescent, allowed: float) -> Proof:
+        """The best proof so far, or one with what shift it takes, found to a factor of three."""
         bounding = self.predict(descent, allowed)
-        floor = rounding_margin(bounding.multipliers) / self.of.n
-        shift = max(-2 * bounding.least, 2 * floor)
-        while self.best is None or self.best.bound < float(bounding.multipliers.sum()) - self.of.n * shift:
-            if self._prove(bounding, shift) is not None:
-                break
-            shift *= 8
+        total, n = float(bounding.multipliers.sum()), self.of.n
+        shift, factor = max(-2 * bounding.least, 2 * rounding_margin(bounding.multipliers) / n), 1.0
+        while self.best is None or self.best.bound < total - n * factor * shift:
+            if self._prove(bounding, factor * shift) is None:
+                factor *= 8
+                continue
+            if factor > 1:
+                self._prove(bounding, factor * shift / 8**0.5)
+            break
         assert self.best is not None
         return self.best
 
-    def check_gap(self, descent: Descent, allowed: float, gap: float) -> None:
+    def check_gap(self, descent: Descent | DeviceDescent, allowed: float, gap: float) -> None:
         """Raises ValueError where rounding alone costs a proof more than the gap allowed."""
         least = 2 * rounding_margin(descent.y)
         if allowed < least:
@@ -89,7 +89,7 @@ class Bounder:
             )
 
     def _product(self, X: np.ndarray) -> np.ndarray:
-        return self.of.off @ X
+        return np.asarray(self.of.off @ X)
 
     def _prove(self, bounding: Bounding, shift: float) -> Proof | None:
         self.attempts += 1

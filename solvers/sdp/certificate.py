@@ -92,5 +92,6 @@ def _gamma(n: int) -> float:
 
 def _isolated(of: Cost) -> np.ndarray:
     """Rows without any non-zero entry."""
-    dense = isinstance(of.off, np.ndarray)
-    return np.asarray(~of.off.any(axis=1) if dense else np.diff(of.off.indptr) == 0)
+    if isinstance(of.off, np.ndarray):
+        return np.asarray(~of.off.any(axis=1))
+    return np.asarray(np.diff(of.off.indptr) == 0)

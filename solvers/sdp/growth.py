@@ -13,6 +13,7 @@ import math
 import numpy as np
 import scipy.sparse.linalg as linalg
 
+from solvers.sdp.device import DeviceDescent
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.problem import Cost
 
@@ -32,7 +33,7 @@ def full_rank(V: np.ndarray) -> bool:
     return bool(values[-1] > DEPENDENT * values[0])
 
 
-def escape(descent: Descent, of: Cost, tolerance: float, rng: np.random.Generator) -> bool:
+def escape(descent: Descent | DeviceDescent, of: Cost, tolerance: float, rng: np.random.Generator) -> bool:
     """Append columns to the descent's factor along eigenvectors of S below -tolerance; whether there are any."""
     V, y, n = descent.V[:, : descent.rank], descent.y, of.n
     room = min(DIRECTIONS, largest_rank(n) - descent.rank)

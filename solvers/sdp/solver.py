@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from solvers.sdp.bounding import Bounder
 from solvers.sdp.certificate import Proof, below
+from solvers.sdp.device import DeviceDescent
 from solvers.sdp.growth import escape, largest_rank
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.multipliers import Bounding
@@ -43,6 +44,7 @@ def solve(
     along negative curvature where a stationary point cannot be certified, at most ceil(sqrt(2n)) + 1.
     warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
     labelled so; "none" stops where the descent's relative residual is below 0.4 sqrt(gap), without any bound.
+    device: "cpu" (native kernels), or a torch device for the descent of a dense C; proofs are made on the CPU.
     time_limit: seconds; the best certified interval by then is returned, with status "time_limit".
     The same seed on the same machine gives the same answer. Raises ValueError and TypeError for what cannot be solved,
     also for a gap below what float64 can prove; MemoryError before a factorisation that would not fit.
@@ -54,7 +56,8 @@ def solve(
     if reduced is None:
         return _constant(whole, certify, time.perf_counter() - started)
     start = _start(whole.n, reduced, rank, warm, seed)
-    run = _Run(whole, reduced, start, gap, certify, seed)
+    descent = Descent(reduced.cost, start) if device == "cpu" else DeviceDescent(reduced.cost, start, device)
+    run = _Run(whole, reduced, descent, gap, certify, seed)
     run.deadline = math.inf if time_limit is None else started + time_limit
     return run.solution(run.descend(), started)
 
@@ -64,11 +67,11 @@ class _Run:
     for."""
 
     def __init__(
-        self, whole: Cost, reduced: Reduced, start: np.ndarray, gap: float, certify: Certify, seed: int
+        self, whole: Cost, reduced: Reduced, descent: Descent | DeviceDescent, gap: float, certify: Certify, seed: int
     ) -> None:
         self.whole, self.reduced, self.gap, self.certify = whole, reduced, gap, certify
         self.rng = np.random.default_rng([seed, 1])
-        self.descent, self.bounder = Descent(reduced.cost, start), Bounder(reduced.cost)
+        self.descent, self.bounder = descent, Bounder(reduced.cost)
         self.deadline, self.escaping = math.inf, 1e-4
         self.estimate: Bounding | None = None
         self.history: list[Look] = []
@@ -87,15 +90,16 @@ class _Run:
             looked, failures = descent.iterations, self.bounder.failures
             if descent.residual <= next_look or descent.stalled:
                 status, predicted = self._look()
-                if status or descent.stalled:
-                    return status or "stalled"
+                if status:
+                    return status
                 next_look = descent.residual * _fall(predicted / self._allowed())
             if time.perf_counter() > self.deadline:
                 return "time_limit"
             if descent.iterations >= MOST_ITERATIONS:
                 return "iteration_limit"
-            if self.bounder.failures > failures or descent.residual <= self.escaping:
-                self._escape()
+            if self.bounder.failures > failures or descent.stalled or descent.residual <= self.escaping:
+                if not self._escape() and descent.stalled:
+                    return "stalled"
             self._run(max(8, looked // 2), next_look)
 
     def solution(self, status: Status, started: float) -> Solution:
@@ -148,13 +152,14 @@ class _Run:
             return "estimated" if 2 * predicted <= allowed else None, predicted
         return "certified" if proven <= self.gap else None, predicted
 
-    def _escape(self) -> None:
-        """Out of a saddle, if this is one; else do not ask again before the residual has fallen."""
+    def _escape(self) -> bool:
+        """Out of a saddle, if this is one; else it is not asked again before the residual has fallen."""
         tolerance = 0.1 * self._allowed() / self.reduced.cost.n
         if escape(self.descent, self.reduced.cost, tolerance, self.rng):
-            self.bounder.trust_again()
-        else:
-            self.escaping = 0.1 * min(self.escaping, self.descent.residual)
+            self._run(25, 0.0)
+            return True
+        self.escaping = 0.1 * min(self.escaping, self.descent.residual)
+        return False
 
     def _final_proof(self, status: Status) -> Proof | None:
         if self.certify != "rigorous":
@@ -207,9 +212,10 @@ def _start(
             raise ValueError(f"warm must be a finite factor of {n} rows (got shape {factor.shape})")
         if not (np.linalg.norm(factor, axis=1) > 0).all():
             raise ValueError("warm has a row of zeros; rows are vectors of length 1")
-        return factor[reduced.rows]
+        kept: np.ndarray = factor[reduced.rows]
+        return kept
     m = reduced.cost.n
-    columns = rank if isinstance(rank, int) else min(max(8, 2 * math.ceil(math.log2(m))), largest_rank(m))
+    columns = int(rank) if rank != "auto" else min(max(8, 2 * math.ceil(math.log2(m))), largest_rank(m))
     return np.random.default_rng([seed, 0]).standard_normal((m, min(columns, m)))
 
 
@@ -245,7 +251,7 @@ def _note(status: Status, found: float, asked: float) -> str:
 def _check(gap: float, rank: object, certify: str, time_limit: float | None) -> None:
     if not (0 < gap < math.inf):
         raise ValueError(f"gap must be a positive number, the relative gap to prove (got {gap})")
-    if rank != "auto" and not (isinstance(rank, int) and rank >= 1):
+    if rank != "auto" and not (isinstance(rank, (int, np.integer)) and rank >= 1):
         raise ValueError(f"rank must be 'auto' or a positive integer, the columns to start with (got {rank!r})")
     if certify not in ("rigorous", "estimate", "none"):
         raise ValueError(f"certify must be 'rigorous', 'estimate' or 'none' (got {certify!r})")
