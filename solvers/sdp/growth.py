@@ -1,7 +1,7 @@
 """The way out of a stationary point whose rank is too low: a column along a direction of negative curvature.
 
 At a stationary V the matrix S = C - Diag(y) decides: if u'Su < 0, appending the column eps u to V (and making rows unit
-again) lowers the value to second order in eps, as u is orthogonal to nothing V has used. A V whose columns are
+again) lowers the value by eps^2 |u'Su| to second order. A V whose columns are
 dependent and which is a second-order point is optimal already (Boumal, Voroninski & Bandeira 2016), so only a V of full
 rank is asked.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.sparse.linalg as linalg
+from jaxtyping import Float
 
 from solvers.sdp.device import DeviceDescent
 from solvers.sdp.lbfgs import Descent
@@ -19,6 +19,7 @@ from solvers.sdp.problem import Cost
 
 DEPENDENT = 0.02  # least singular value of V, relative to the largest, from which its columns count as independent
 DIRECTIONS = 8  # columns added at most: the least eigenvectors found
+STEPS = 80  # of Lanczos
 SIZE = 0.1  # of the new entries, beside rows of length 1, where u is spread evenly
 
 
@@ -34,31 +35,45 @@ def full_rank(V: np.ndarray) -> bool:
 
 
 def escape(descent: Descent | DeviceDescent, of: Cost, tolerance: float, rng: np.random.Generator) -> bool:
-    """Append columns to the descent's factor along eigenvectors of S below -tolerance; whether there are any."""
-    V, y, n = descent.V[:, : descent.rank], descent.y, of.n
+    """Append columns to the descent's factor along directions of curvature below -tolerance; whether there are any."""
+    V, n = descent.V[:, : descent.rank], of.n
     room = min(DIRECTIONS, largest_rank(n) - descent.rank)
     if room < 1 or not full_rank(V):
         return False
-    values, vectors = _least(of, y, min(room, n - 1), rng)
-    below = values < -tolerance
-    if not below.any():
+    directions = negative_directions(of, descent.y, V, tolerance, rng)[:, :room]
+    if not directions.shape[1]:
         return False
-    new = SIZE * math.sqrt(n) * vectors[:, below]
-    descent.replace(np.hstack([V, new]), sweeps=2)
+    descent.replace(np.hstack([V, SIZE * math.sqrt(n) * directions]), sweeps=2)
     return True
 
 
-def _least(of: Cost, y: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The least eigenvalues of S, roughly: what has converged within some iterations."""
-    n = of.n
-    if n <= 64:  # too small for Lanczos
-        whole = of.off if isinstance(of.off, np.ndarray) else of.off.toarray()
-        values, vectors = np.linalg.eigh(whole - np.diag(y))
-        return values[:count], vectors[:, :count]
-    operator = linalg.LinearOperator((n, n), matvec=lambda x: of.off @ x - y * x, dtype=np.float64)
-    start = rng.standard_normal(n)
-    try:
-        values, vectors = linalg.eigsh(operator, k=count, which="SA", tol=1e-2, maxiter=40, v0=start)
-    except linalg.ArpackNoConvergence as partly:
-        values, vectors = partly.eigenvalues, partly.eigenvectors
-    return values, vectors
+def negative_directions(
+    of: Cost, y: np.ndarray, V: np.ndarray, tolerance: float, rng: np.random.Generator
+) -> Float[np.ndarray, "n directions"]:
+    """Unit vectors u orthogonal to the range of V with u'Su < -tolerance, the least first; at times there are others.
+
+    Lanczos on S between projections onto the complement of the range, where S nearly vanishes: its eigenvalues there,
+    clustered at zero, would hide the negative ones. A Ritz value is attained, so what is returned is true curvature.
+    """
+    Q, _ = np.linalg.qr(V)
+    steps = min(STEPS, of.n - Q.shape[1])
+    kept = np.empty((of.n, steps))
+    u = _complement(rng.standard_normal(of.n), Q)
+    images = np.empty_like(kept)
+    for step in range(steps):
+        length = np.linalg.norm(u)
+        if not length > 0:
+            steps = step
+            break
+        kept[:, step] = u / length
+        images[:, step] = of.off @ kept[:, step] - y * kept[:, step]
+        before = np.hstack([Q, kept[:, : step + 1]])
+        u = _complement(_complement(images[:, step], before), before)  # twice: the second time against rounding
+    values, W = np.linalg.eigh(kept[:, :steps].T @ images[:, :steps])
+    directions: np.ndarray = kept[:, :steps] @ W[:, values < -tolerance]
+    return directions
+
+
+def _complement(u: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    projected: np.ndarray = u - Q @ (Q.T @ u)
+    return projected

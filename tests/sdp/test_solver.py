@@ -57,6 +57,22 @@ def test_a_column_of_negative_curvature_lowers_the_value():
     assert descent.value < stuck - 1e-3 * abs(stuck)
 
 
+def test_negative_directions_are_what_they_say():
+    C = cost(gaussian(70, 5))
+    descent = solver.Descent(C, np.random.default_rng(0).standard_normal((70, 2)))
+    descent.run(500, residual=1e-6)
+    V, S = descent.V[:, :2], C.off - np.diag(descent.y)
+    found = growth.negative_directions(C, descent.y, V, 1e-3, np.random.default_rng(1))
+    curvature = np.einsum("ij,ij->j", found, S @ found)
+    assert found.shape[1] and (curvature < -1e-3).all() and curvature[0] == curvature.min()
+    np.testing.assert_allclose(found.T @ found, np.eye(found.shape[1]), atol=1e-10)
+    np.testing.assert_allclose(V.T @ found, 0.0, atol=1e-10)
+    # 68 = 70 - 2 steps span the complement: the least eigenvalue there is found exactly.
+    left, _, _ = np.linalg.svd(V)
+    inside = left[:, 2:].T @ S @ left[:, 2:]
+    assert curvature[0] == pytest.approx(np.linalg.eigvalsh(inside)[0], rel=1e-8)
+
+
 def test_at_an_optimum_no_column_is_added():
     C = cost(gaussian(40, 6))
     left, values, _ = np.linalg.svd(solve(C.off, gap=1e-9).factor, full_matrices=False)
