@@ -16,12 +16,14 @@ Sense = Literal["min", "max"]
 class Instance:
     """A file's problem as min <C, X>, diag X = 1, X psd; its own objective is offset + scale <C, X>.
 
-    C: CSR (n, n), symmetric. sense: whether the file's problem minimises or maximises its objective; scale > 0 goes
-    with "min", scale < 0 with "max". exact: C, scale and offset are the file's numbers, none of them rounded.
+    C: CSR (n, n), symmetric. variables: of the file's problem; n, or n - 1 where the last row homogenises.
+    sense: whether the file's problem minimises or maximises its objective; scale > 0 goes with "min", scale < 0 with
+    "max". exact: C, scale and offset are the file's numbers, none of them rounded.
     """
 
     name: str
     kind: str
+    variables: int
     C: sp.csr_array
     sense: Sense
     scale: Fraction
@@ -30,7 +32,7 @@ class Instance:
 
     @property
     def n(self) -> int:
-        """Rows of C; one more than the variables of a quadratic program over {0, 1}."""
+        """Rows of C."""
         return int(self.C.shape[0])
 
     def objective(self, value: float) -> float:

@@ -27,6 +27,11 @@ class Lines:
         self.all = text.splitlines()
         self.rest = ((k, line.strip()) for k, line in enumerate(self.all, 1) if line.strip())
 
+    @property
+    def instance(self) -> str:
+        """The file's name without .gz."""
+        return self.name.removesuffix(".gz")
+
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return self.rest
 

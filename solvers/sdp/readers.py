@@ -49,7 +49,8 @@ def _rudy(lines: Lines) -> Instance:
     entries = _pairs(lines, loops=False, letter="w")
     total = sum(_exactly(weight) for weight in entries.values.values())
     kind = f"max-cut of a graph, {entries.n} nodes, {len(entries.values)} edges"
-    return Instance(lines.name, kind, entries.matrix(), "max", Fraction(-1, 4), Fraction(total) / 2, entries.exact)
+    scale, offset = Fraction(-1, 4), Fraction(total) / 2
+    return Instance(lines.instance, kind, entries.n, entries.matrix(), "max", scale, offset, entries.exact)
 
 
 def _bqp(lines: Lines) -> Instance:
@@ -64,7 +65,7 @@ def _bqp(lines: Lines) -> Instance:
     C = sp.csr_array(sp.block_array([[entries.matrix(), sp.csr_array(column)], [sp.csr_array(column.T), None]]))
     kind = f"quadratic program over {{0, 1}}, {n} variables, {len(entries.values)} entries"
     # x'Qx = (1'Q1 + 2 s'Q1 + s'Qs) / 4, and 2 s'Q1 + s'Qs = <C, zz'> for z = (s, 1).
-    return Instance(lines.name, kind, C, "min", Fraction(1, 4), sum(linear, Fraction(0)) / 4, exact)
+    return Instance(lines.instance, kind, n, C, "min", Fraction(1, 4), sum(linear, Fraction(0)) / 4, exact)
 
 
 def _pairs(lines: Lines, *, loops: bool, letter: str) -> Entries:
@@ -94,10 +95,7 @@ def _sdpa(lines: Lines) -> Instance:
     if (blocks := _count(lines, at, text, "the number of blocks")) != 1:
         lines.fail(at, text, f"one block of a diagonally constrained problem, not {blocks}")
     at, text = lines.take("the size of the block")
-    fields = _fields(text)
-    size = integer(fields[0]) if fields else None
-    if size is None or size < 0 or (len(fields) > 1 and integer(fields[1]) is not None):
-        lines.fail(at, text, "the size of one block; a diagonal block (negative size) is not read")
+    size = _count(lines, at, text, "the size of one block (a diagonal block, of negative size, is not read)")
     n = _rows(lines, at, text, size)
     if m != n:
         lines.fail(at, text, f"a block of size {m}, one constraint for each diagonal entry")
@@ -108,7 +106,7 @@ def _sdpa(lines: Lines) -> Instance:
     if len(ratios) != 1 or (d := ratios.pop()) <= 0:
         lines.fail(len(lines.all), "other values", "c_i / F_i to be one positive number for all i: diag Y = d")
     kind = f"semidefinite program with a fixed diagonal, {n} rows"
-    return Instance(lines.name, kind, entries.matrix(-1), "max", -d, Fraction(0), entries.exact)
+    return Instance(lines.instance, kind, n, entries.matrix(-1), "max", -d, Fraction(0), entries.exact)
 
 
 def _first_of_sdpa(lines: Lines) -> tuple[int, str]:
@@ -163,8 +161,9 @@ def _rows(lines: Lines, at: int, text: str, n: int) -> int:
 
 
 def _count(lines: Lines, at: int, text: str, what: str) -> int:
-    """The first number of a line; SDPA files may explain it behind."""
-    value = integer(_fields(text)[0]) if _fields(text) else None
+    """The one number of a line; SDPA files may explain it behind, in words."""
+    fields = _fields(text)
+    value = integer(fields[0]) if fields and (len(fields) < 2 or integer(fields[1]) is None) else None
     if value is None or value < 1:
         lines.fail(at, text, f"{what}, at least 1")
     return value
