@@ -1,0 +1,158 @@
+"""Two figures: bars from each neuron's bound to what methods reached, with layer sums; the SDP inside training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from studies.analysis.figures import save, style
+from studies.certifying import heuristics, link
+from studies.certifying.rows import frame
+from studies.certifying.study import Certified
+
+SHOWN = (heuristics.LEAST_SQUARES, "ste", "lowrank-sdp", "GW + 1-opt")  # of a neuron; the sums show every entry
+IMPOSSIBLE = "0.86"
+PANEL_COLUMNS = 3
+
+
+def draw(found: Sequence[Certified], folder: Path) -> list[Path]:
+    """Write certify.png and .pdf, and where the link was run link.png and .pdf; the paths."""
+    with style():
+        written = save(bars(found), folder / "certify")
+        if any(layer.points for layer in found):
+            written += save(curves([layer for layer in found if layer.points]), folder / "link")
+    return written
+
+
+def bars(found: Sequence[Certified]) -> Figure:
+    """A row a layer: neurons at the left, sums at the right."""
+    figure = Figure((12.5, 0.9 + 3.1 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.7, 1))
+    colours = dict(zip(SHOWN, sns.color_palette("colorblind"), strict=False))
+    for (left, right), layer in zip(panels, found, strict=True):
+        data = frame(layer.rows)
+        _neurons(left, data, colours)
+        _sums(right, data, colours)
+        left.set_title(f"{layer.layer}: {data['n'].iloc[0]} weights a neuron", loc="left")
+        right.set_title("the layer: sums over its neurons", loc="left")
+    figure.suptitle(
+        "How far each neuron's signs are from any possible ones: bars from the certified bound to the value"
+    )
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    handles += [
+        Patch(color=IMPOSSIBLE, label="proven impossible"),
+        Line2D([], [], color="black", lw=1.2, label="best signs found"),
+        Line2D([], [], color="0.25", marker="|", ls="", ms=9, mew=1.6, label="final weights (sums)"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
+    return figure
+
+
+def curves(found: Sequence[Certified]) -> Figure:
+    """Value over the certified bound by step: low rank relaxed, with all draws or one; signs of STE."""
+    columns = min(PANEL_COLUMNS, len(found))
+    height = math.ceil(len(found) / columns)
+    figure = Figure((4.2 * columns, 1.1 + 2.9 * height), layout="constrained")
+    panels = list(figure.subplots(height, columns, squeeze=False).flat)
+    blue, orange, green = sns.color_palette("colorblind", 3)
+    for ax, layer in zip(panels, found, strict=False):
+        data = pd.DataFrame([vars(point) for point in layer.points])
+        runs = {name: run.sort_values("step") for name, run in data.groupby("run")}
+        for name, colour in ((link.EXACT, blue), (link.DRAWN, green)):
+            ax.plot(runs[name]["step"], runs[name]["relaxed"], color=colour, lw=1.6)
+        ax.plot(runs[link.STE]["step"], runs[link.STE]["signs"], color=orange, lw=0.8, alpha=0.6)
+        ax.plot(runs[link.STE]["step"], runs[link.STE]["best"], color=orange, lw=1.8)
+        every = frame(layer.rows).drop_duplicates("neuron")
+        ax.axhline(every["best"].sum() / every["bound"].sum() - 1, color="black", ls=":", lw=1.2)
+        ax.axhline(link.REACHED, color="0.5", ls="--", lw=0.8)
+        ax.set(xscale="log", yscale="log", xlabel="step")
+        ax.set_title(layer.layer, loc="left")
+    for ax in panels[len(found) :]:
+        ax.set_axis_off()
+    for ax in panels[::columns]:
+        ax.set_ylabel("layer sum / bound - 1")
+    figure.suptitle("On squared losses low-rank training reaches the certified SDP value; where STE stops")
+    looks: list[tuple[str, dict[str, Any]]] = [
+        ("lowrank-sdp, relaxed value, expectation over draws exact", {"color": blue}),
+        ("lowrank-sdp, relaxed value, one draw a step", {"color": green}),
+        ("ste, its signs (pale) and the best so far", {"color": orange}),
+        ("best signs any entry found", {"color": "black", "ls": ":"}),
+        (f"{link.REACHED:g}", {"color": "0.5", "ls": "--"}),
+    ]
+    handles = [Line2D([], [], label=label, **look) for label, look in looks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    return figure
+
+
+def _neurons(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
+    """Relative to the best signs found, neurons sorted by their bound; the part below the bound in grey."""
+    facts = data.drop_duplicates("neuron").set_index("neuron")
+    bounds = (facts["bound"] / facts["best"]).sort_values()
+    shown = [name for name in colours if (data["entry"] == name).any()]
+    width = 0.8 / max(1, len(shown))
+    bottom = 0.93 * bounds.min()
+    places = np.arange(len(bounds))
+    ax.bar(places, bounds - bottom, 0.94, bottom=bottom, color=IMPOSSIBLE, zorder=1)
+    for k, name in enumerate(shown):
+        rows = data[data["entry"] == name].set_index("neuron").loc[bounds.index]
+        reached = rows["value"] / rows["best"]
+        at = places + (k - (len(shown) - 1) / 2) * width
+        ax.bar(at, reached - bounds, width, bottom=bounds, color=colours[name], zorder=2)
+    ax.hlines(np.ones(len(bounds)), places - 0.47, places + 0.47, color="black", lw=1.2, zorder=3)
+    ax.set(yscale="log", xlim=(-0.6, len(bounds) - 0.4), xlabel="neuron, by its bound", ylabel="value / best found")
+    ax.set_ylim(bottom=bottom)
+    ax.set_xticks(places, [str(neuron) for neuron in bounds.index], fontsize="x-small")
+    ax.grid(False, axis="x")
+    _plain(ax.yaxis)
+
+
+def _sums(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
+    """Every entry's sum over the neurons, from the sum of the bounds; dark from the optimum on, where it is known."""
+    facts = data.drop_duplicates("neuron")
+    best, bound, optimum = (float(facts[c].sum(skipna=False)) for c in ("best", "bound", "optimum"))
+    entries = list(dict.fromkeys(data["entry"]))
+    for y, name in enumerate(entries):
+        rows = data[data["entry"] == name]
+        value, last = (float(rows[c].sum(skipna=False)) / best for c in ("value", "last"))
+        colour = colours.get(name, "0.55")
+        known = math.isfinite(optimum)
+        ax.barh(y, value - bound / best, left=bound / best, color=colour, alpha=0.45 if known else 1.0, height=0.75)
+        if known:
+            ax.barh(y, value - optimum / best, left=optimum / best, color=colour, height=0.75)
+        if math.isfinite(last):
+            ax.plot(last, y, "|", color="0.25", ms=9, mew=1.6)
+        ax.annotate(
+            f"{1 - bound / best / value:.1%}", (value, y), (3, 0), textcoords="offset points", fontsize=6, va="center"
+        )
+    ax.axvline(1, color="black", lw=1.2)
+    ax.axvspan(0.93 * bound / best, bound / best, color=IMPOSSIBLE, zorder=0)
+    ax.set_yticks(range(len(entries)), entries, fontsize="x-small")
+    ax.set(
+        xscale="log",
+        ylim=(len(entries) - 0.4, -0.6),
+        xlabel="sum / sum of best found; beside the bar its certified gap",
+    )
+    ax.set_xlim(left=0.93 * bound / best)
+    ax.margins(x=0.12)
+    ax.grid(False, axis="y")
+    _plain(ax.xaxis)
+
+
+def _plain(axis: Any) -> None:
+    """Plain numbers, as many as the axis has room for."""
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high > 4 * low else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0, 8.0, 9.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
