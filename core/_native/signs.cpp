@@ -11,7 +11,7 @@ using bitrelax::SignRows;
 
 constexpr int LANES = 8;
 constexpr double LOWEST = -std::numeric_limits<double>::infinity();
-typedef double Values __attribute__((vector_size(64), aligned(8)));  // loads of any alignment
+typedef double Values __attribute__((vector_size(64), aligned(8), may_alias));  // loads of any alignment
 typedef std::int64_t Places __attribute__((vector_size(64)));
 
 // Noise number `at` of `seed`: splitmix64 (Steele, Lea and Flood 2014).
@@ -101,28 +101,29 @@ class Bars {
     std::vector<std::int32_t> first_, next_;
 };
 
-// Vertices by gain, a small integer: one doubly linked list a gain, the latest comer first; free and barred ones apart.
-class Levels {
+// Vertices by gain, a small integer: one bucket a gain, in no order; free and barred ones apart.
+class Buckets {
    public:
     struct Vertex {
-        std::int32_t gain, next, previous;
+        std::int32_t gain, place;  // place: within its bucket
         std::int8_t sign, barred;
     };
+    std::vector<Vertex> vertices;
 
-    Levels(std::int64_t n, const std::int8_t* signs, const std::int32_t* gains, std::int32_t range)
-        : range_(range), vertices(n) {
-        for (int barred = 0; barred < 2; ++barred) heads_[barred].assign(2 * range + 1, -1), top_[barred] = -range;
+    Buckets(std::int64_t n, const std::int8_t* signs, const std::int32_t* gains, std::int32_t range)
+        : vertices(n), range_(range) {
+        for (int barred = 0; barred < 2; ++barred) of_[barred].resize(2 * range + 1), top_[barred] = -range;
         for (std::int32_t i = 0; i < n; ++i) {
-            vertices[i] = {gains[i], -1, -1, signs[i], 0};
+            vertices[i] = {gains[i], 0, signs[i], 0};
             enter(i);
         }
     }
 
-    // A vertex of the largest gain, or -1.
-    std::int32_t first(int barred) {
+    // The vertices of the largest gain; none where there are none at all.
+    const std::vector<std::int32_t>& best(int barred) {
         std::int32_t& top = top_[barred];
-        while (top > -range_ && heads_[barred][top + range_] < 0) --top;
-        return heads_[barred][top + range_];
+        while (top > -range_ && of_[barred][top + range_].empty()) --top;
+        return of_[barred][top + range_];
     }
 
     void move(std::int32_t i, std::int32_t gain) {
@@ -140,38 +141,34 @@ class Levels {
    private:
     void enter(std::int32_t i) {
         Vertex& v = vertices[i];
-        std::int32_t& head = heads_[v.barred][v.gain + range_];
-        v.next = head, v.previous = -1;
-        if (head >= 0) vertices[head].previous = i;
-        head = i;
+        auto& bucket = of_[v.barred][v.gain + range_];
+        v.place = static_cast<std::int32_t>(bucket.size());
+        bucket.push_back(i);
         top_[v.barred] = std::max(top_[v.barred], v.gain);
     }
 
-    void leave(std::int32_t i) {
+    void leave(std::int32_t i) {  // the last of its bucket takes its place
         const Vertex& v = vertices[i];
-        if (v.next >= 0) vertices[v.next].previous = v.previous;
-        if (v.previous >= 0)
-            vertices[v.previous].next = v.next;
-        else
-            heads_[v.barred][v.gain + range_] = v.next;
+        auto& bucket = of_[v.barred][v.gain + range_];
+        const std::int32_t last = bucket.back();
+        bucket[v.place] = last;
+        vertices[last].place = v.place;
+        bucket.pop_back();
     }
 
     std::int32_t range_, top_[2];
-    std::vector<std::int32_t> heads_[2];
-
-   public:
-    std::vector<Vertex> vertices;
+    std::vector<std::vector<std::int32_t>> of_[2];
 };
 
-inline void flip(const SignRows<std::int32_t>& rows, Levels& levels, std::int32_t i) {
-    const std::int32_t twice = 2 * levels.vertices[i].sign;
+inline void flip(const SignRows<std::int32_t>& rows, Buckets& buckets, std::int32_t i) {
+    const std::int32_t twice = 2 * buckets.vertices[i].sign;
     for (std::int32_t at = rows.starts[i]; at < rows.starts[i + 1]; ++at) {
         const std::int32_t j = rows.columns[at];
-        const Levels::Vertex& v = levels.vertices[j];
-        levels.move(j, v.gain - rows.values[at] * (v.sign > 0 ? twice : -twice));
+        const Buckets::Vertex& v = buckets.vertices[j];
+        buckets.move(j, v.gain - rows.values[at] * (v.sign > 0 ? twice : -twice));
     }
-    levels.move(i, -levels.vertices[i].gain);
-    levels.vertices[i].sign = -levels.vertices[i].sign;
+    buckets.move(i, -buckets.vertices[i].gain);
+    buckets.vertices[i].sign = -buckets.vertices[i].sign;
 }
 
 }  // namespace
@@ -224,31 +221,30 @@ void sign_tabu(const SignTabu<double>& a) {
             for (std::int64_t j = 0; j < n; ++j) a.signs[j] = static_cast<std::int8_t>(signs[j]);
         }
     }
-    *a.lowered = most;
 }
 
-void sign_tabu_levels(const SignTabu<std::int32_t>& a) {
+void sign_tabu_buckets(const SignTabu<std::int32_t>& a) {
     const std::int64_t n = a.rows.n;
-    Levels levels(n, a.signs, a.gains, a.range);
+    Buckets buckets(n, a.signs, a.gains, a.range);
     Bars bars(n, a.tenure + a.spread);
     std::int64_t lowered = 0, most = 0;
     for (std::int64_t t = 0; t < a.flips; ++t) {
-        bars.expire(t, [&](std::int32_t i) { levels.bar(i, 0); });
-        std::int32_t i = levels.first(0);
-        const std::int32_t barred = levels.first(1);
-        if (barred >= 0 && (i < 0 || levels.vertices[barred].gain > levels.vertices[i].gain) &&
-            lowered + levels.vertices[barred].gain > most)
-            i = barred;
-        lowered += levels.vertices[i].gain;
-        flip(a.rows, levels, i);
-        const std::int64_t length = a.tenure + lower(noise(a.seed, t), a.spread);
-        if (!levels.vertices[i].barred && length > 0) levels.bar(i, 1), bars.add(i, t + 1 + length);
+        bars.expire(t, [&](std::int32_t i) { buckets.bar(i, 0); });
+        const std::uint64_t word = noise(a.seed, t);
+        const auto &free = buckets.best(0), &barred = buckets.best(1);
+        const auto gain = [&](const auto& bucket) { return buckets.vertices[bucket[0]].gain; };
+        const bool aspires = !barred.empty() && gain(barred) > gain(free) && lowered + gain(barred) > most;
+        const auto& chosen = aspires ? barred : free;
+        const std::int32_t i = chosen[upper(word, chosen.size())];
+        lowered += buckets.vertices[i].gain;
+        flip(a.rows, buckets, i);
+        const std::int64_t length = a.tenure + lower(word, a.spread);
+        if (!aspires && length > 0) buckets.bar(i, 1), bars.add(i, t + 1 + length);
         if (lowered > most) {
             most = lowered;
-            for (std::int64_t j = 0; j < n; ++j) a.signs[j] = levels.vertices[j].sign;
+            for (std::int64_t j = 0; j < n; ++j) a.signs[j] = buckets.vertices[j].sign;
         }
     }
-    *a.lowered = static_cast<double>(most);
 }
 
 // The last digits run in Gray code; before each run of them the fields are computed anew, so that rounding does not

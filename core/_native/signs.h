@@ -28,9 +28,9 @@ struct SignDescent {
     double least;
 };
 
-// One-flip tabu search; the best vector met replaces `signs`, and `lowered` says by how much x'Cx / 4 fell.
+// One-flip tabu search; the best vector met replaces `signs`, gains are left as they come.
 // A vertex flipped is barred for tenure + (0 .. spread - 1) flips unless it leads below the best met; tenure + spread
-// <= n. Which of equal gains goes first: solvers/sdp/tabu.py. `range`: of |gain|; needed where Number is an integer.
+// <= n. Which of equal gains goes first: solvers/sdp/tabu_twins.py. `range`: of |gain|; needed where Number is an integer.
 template <class Number>
 struct SignTabu {
     SignRows<Number> rows;
@@ -39,7 +39,6 @@ struct SignTabu {
     std::int64_t flips;
     std::uint64_t seed;
     std::int32_t tenure, spread, range;
-    double* lowered;
 };
 
 // A minimum over all x whose last sign is +1; rows dense, 1 <= n <= 32.
@@ -51,7 +50,7 @@ struct SignEnumeration {
 #define BITRELAX_SIGN_KERNELS                             \
     void sign_descent(const SignDescent&);                \
     void sign_tabu(const SignTabu<double>&);              \
-    void sign_tabu_levels(const SignTabu<std::int32_t>&); \
+    void sign_tabu_buckets(const SignTabu<std::int32_t>&); \
     void sign_enumerate(const SignEnumeration&);
 
 namespace portable {

@@ -63,15 +63,13 @@ void descend(int level, const SignRows<double>& rows, const ManySigns& signs, co
 }
 
 template <class Number>
-double search(void (*kernel)(const SignTabu<Number>&), const SignRows<Number>& rows, const Signs& signs,
+void search(void (*kernel)(const SignTabu<Number>&), const SignRows<Number>& rows, const Signs& signs,
               const Vector<Number>& gains, std::int64_t flips, std::uint64_t seed, std::int32_t tenure,
               std::int32_t spread, std::int32_t range) {
     const auto n = static_cast<std::size_t>(rows.n);
     check(signs.shape(0) == n && gains.shape(0) == n, "signs and gains: (n,)");
     check(tenure >= 0 && spread >= 1 && tenure + spread <= rows.n, "tenure + spread must be in 1..n");
-    double lowered = 0;
-    run(kernel, SignTabu<Number>{rows, signs.data(), gains.data(), flips, seed, tenure, spread, range, &lowered});
-    return lowered;
+    run(kernel, SignTabu<Number>{rows, signs.data(), gains.data(), flips, seed, tenure, spread, range});
 }
 
 }  // namespace
@@ -93,7 +91,7 @@ void bind_signs(nb::module_& m) {
         "sign_tabu",
         [](int level, Matrix<const double> rows, Signs signs, Vector<double> gains, std::int64_t flips,
            std::uint64_t seed, std::int32_t tenure, std::int32_t spread) {
-            return search<double>(BITRELAX_AT(level_of(level), sign_tabu), rows_of(rows), signs, gains, flips, seed,
+            search<double>(BITRELAX_AT(level_of(level), sign_tabu), rows_of(rows), signs, gains, flips, seed,
                                   tenure, spread, 0);
         },
         "level"_a, "rows"_a.noconvert(), "signs"_a.noconvert(), "gains"_a.noconvert(), "flips"_a, "seed"_a, "tenure"_a,
@@ -102,17 +100,17 @@ void bind_signs(nb::module_& m) {
         "sign_tabu",
         [](int level, Index starts, Index columns, Vector<const double> values, Signs signs, Vector<double> gains,
            std::int64_t flips, std::uint64_t seed, std::int32_t tenure, std::int32_t spread) {
-            return search<double>(BITRELAX_AT(level_of(level), sign_tabu), rows_of(starts, columns, values), signs,
+            search<double>(BITRELAX_AT(level_of(level), sign_tabu), rows_of(starts, columns, values), signs,
                                   gains, flips, seed, tenure, spread, 0);
         },
         "level"_a, "starts"_a.noconvert(), "columns"_a.noconvert(), "values"_a.noconvert(), "signs"_a.noconvert(),
         "gains"_a.noconvert(), "flips"_a, "seed"_a, "tenure"_a, "spread"_a);
     m.def(
-        "sign_tabu_levels",
+        "sign_tabu_buckets",
         [](int level, Index starts, Index columns, Vector<const std::int32_t> values, Signs signs,
            Vector<std::int32_t> gains, std::int64_t flips, std::uint64_t seed, std::int32_t tenure,
            std::int32_t spread, std::int32_t range) {
-            return search<std::int32_t>(BITRELAX_AT(level_of(level), sign_tabu_levels),
+            search<std::int32_t>(BITRELAX_AT(level_of(level), sign_tabu_buckets),
                                         rows_of(starts, columns, values), signs, gains, flips, seed, tenure, spread,
                                         range);
         },

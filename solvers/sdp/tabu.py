@@ -1,127 +1,135 @@
 """Searches that flip one sign at a time: steepest descent to one-flip optima, and tabu search.
 
-Tabu search: Glover 1989 (ORSA Journal on Computing 1); with one flip a move for x'Cx, Glover, Kochenberger and Alidaee
-1998 (Management Science 44). Both run native where the extension is built, else in NumPy, with the same answers.
+Tabu search: Glover 1989 (ORSA Journal on Computing 1); with one flip a move for x'Cx: Glover, Kochenberger and Alidaee
+1998 (Management Science 44). Native where the extension is built, else twins that visit the same vectors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
 from core import extension
+from solvers.sdp import tabu_twins
 from solvers.sdp.problem import Cost, lattice
 
-WIDEST_RANGE = 4096  # of gains in units of their divisor, up to which they are kept in buckets
+WIDEST_RANGE = 4096  # of gains, in units of their common divisor: up to it, those of a sparse C are kept in buckets
 
 
 @dataclass(frozen=True, eq=False)
 class OneFlip:
-    """The one-flip neighbourhood of min x'Cx over signs x, prepared for searches from many starts.
+    """The one-flip neighbourhood of min x'Cx over signs x, prepared for many searches.
 
     The gain of i, g_i = x_i (off x)_i, is a quarter of what flipping x_i takes off x'Cx.
     """
 
     cost: Cost
 
-    def gains(self, signs: Int8[np.ndarray, "*starts n"]) -> Float64[np.ndarray, "*starts n"]:
-        """g_i of every vector."""
+    def gains(self, signs: Int8[np.ndarray, "*m n"]) -> Float64[np.ndarray, "*m n"]:
+        """g_i of each vector."""
         x = signs.astype(np.float64)
-        return np.ascontiguousarray(x * (self.cost.off @ x.T).T)
+        gains: np.ndarray = x * (self.cost.off @ x.T).T
+        return np.ascontiguousarray(gains)
 
     def values(self, signs: Int8[np.ndarray, "m n"]) -> Float64[np.ndarray, " m"]:
-        """x'Cx of every row."""
-        return self.gains(signs).sum(axis=1) + self.cost.constant
+        """x'Cx of each vector."""
+        return np.asarray(self.gains(signs).sum(axis=1) + self.cost.constant)
 
-    @property
-    def tenure(self) -> dict[str, int]:
-        """Bars that suit n."""
-        n = self.cost.n
-        return {"tenure": n // 40, "spread": max(1, min(10, n - n // 40))}
+    def descend(self, starts: Int8[np.ndarray, "m n"], *, level: int | None = None) -> Int8[np.ndarray, "m n"]:
+        """From each start, the flip of largest gain (the first of equals) while that is above `noise`.
 
-    def descend(self, starts: Int8[np.ndarray, "m n"]) -> Int8[np.ndarray, "m n"]:
-        """From each start, the flip of largest gain (the first of equals) until no gain is above `noise`."""
+        level: of the CPU, as in `core.native`; None is the best.
+        """
         signs, gains = np.array(starts, order="C"), self.gains(starts)
-        if extension.allowed():
-            kernels, level = _kernels()
-            kernels.sign_descent(level, *self._rows, signs, gains, self.noise)
-        else:
+        if not extension.allowed():
             extension.warn_once()
-            for x, g in zip(signs, gains, strict=True):
-                while g.max() > self.noise:
-                    self._flip(x, g, int(g.argmax()))
+            tabu_twins.descend(self.cost.off, signs, gains, self.noise)
+        else:
+            _kernels().sign_descent(_level(level), *_rows(self.cost.off), signs, gains, self.noise)
         return signs
 
     def tabu(
-        self, start: Int8[np.ndarray, " n"], *, flips: int, seed: int, tenure: int, spread: int
+        self,
+        start: Int8[np.ndarray, " n"],
+        *,
+        flips: int,
+        seed: int,
+        tenure: int,
+        spread: int,
+        level: int | None = None,
     ) -> Int8[np.ndarray, " n"]:
-        """The best vector met on `flips` flips from start, each the best of those not barred.
+        """The best vector met on `flips` flips from start, each of the largest gain among signs not barred.
 
         A sign flipped is barred for tenure + (0 .. spread - 1) flips, unless its flip leads below the best met.
-        Equal gains: of buckets the latest to have come to its gain, else the first from a random place on.
-        seed: 0 .. 2^64 - 1. Raises ValueError unless tenure >= 0, spread >= 1 and tenure + spread <= n.
+        Of equal gains one at random: from a bucket of all, or the first from a random place on. seed: 0 .. 2^64 - 1.
+        Raises ValueError unless tenure >= 0, spread >= 1 and tenure + spread <= n.
         """
-        if tenure < 0 or spread < 1 or tenure + spread > self.cost.n:
+        if not (flips >= 0 and tenure >= 0 and 1 <= spread <= self.cost.n - tenure):
             raise ValueError(
-                f"tenure={tenure}, spread={spread}: need tenure >= 0, spread >= 1, their sum <= n = {self.cost.n}"
+                f"tabu: flips={flips}, tenure={tenure}, spread={spread}; need flips >= 0, tenure >= 0, spread >= 1 "
+                f"and tenure + spread <= n = {self.cost.n}"
             )
-        signs, gains = np.array(start, order="C"), self.gains(start)
-        kernels, level = _kernels()
-        if self._buckets is not None:
-            unit, span, values = self._buckets
-            whole = np.rint(gains / unit).astype(np.int32)
-            kernels.sign_tabu_levels(
-                level,
-                self.cost.off.indptr,
-                self.cost.off.indices,
-                values,
-                signs,
-                whole,
-                flips,
-                seed,
-                tenure,
-                spread,
-                span,
-            )
+        signs, gains, budget = np.array(start, order="C"), self.gains(start), (flips, seed, tenure, spread)
+        off, whole = self.cost.off, self._whole
+        if not extension.allowed():
+            extension.warn_once()
+            twin = tabu_twins.scan if whole is None else tabu_twins.buckets
+            twin(off if whole is None else whole.off, signs, gains if whole is None else whole.gains(gains), *budget)
+        elif whole is None:
+            _kernels().sign_tabu(_level(level), *_rows(off), signs, gains, *budget)
         else:
-            kernels.sign_tabu(level, *self._rows, signs, gains, flips, seed, tenure, spread)
+            kernel = _kernels().sign_tabu_buckets
+            kernel(_level(level), *_rows(whole.off), signs, whole.gains(gains), *budget, whole.range)
         return signs
 
     @cached_property
     def noise(self) -> float:
-        """What rounding can leave of a gain that is zero: descents stop at it. Exactly zero for integers."""
-        if lattice(self.cost) is not None:
+        """Gains up to it may be rounding: 8 n eps times the largest absolute row sum; 0 where all sums are exact."""
+        largest = float(abs(self.cost.off).sum(axis=1).max())
+        if self._divisor is not None and largest / self._divisor < 2**52:
             return 0.0
-        return 8 * self.cost.n * np.finfo(np.float64).eps * float(abs(self.cost.off).sum(axis=1).max())
-
-    @property
-    def _rows(self) -> tuple[np.ndarray, ...]:
-        off = self.cost.off
-        return (off,) if isinstance(off, np.ndarray) else (off.indptr, off.indices, off.data)
+        return 8 * self.cost.n * float(np.finfo(np.float64).eps) * largest
 
     @cached_property
-    def _buckets(self) -> tuple[float, int, np.ndarray] | None:
-        """(divisor, range of gains in it, entries in it), where C is sparse and that range is small."""
-        grid = lattice(self.cost) if self.cost.sparse else None
-        if grid is None or not grid[1]:
+    def _divisor(self) -> float | None:
+        """Of which every entry is an integer multiple; None without one, or for C = 0."""
+        grid = lattice(self.cost)
+        return float(grid[1] / 4) if grid is not None and grid[1] else None
+
+    @cached_property
+    def _whole(self) -> _Whole | None:
+        """C in units of its divisor, where it is sparse and gains have a small range."""
+        if self._divisor is None or isinstance(self.cost.off, np.ndarray):
             return None
-        unit = float(grid[1] / 4)
-        values = np.rint(self.cost.off.data / unit)
-        span = int(abs(self.cost.off).sum(axis=1).max() / unit)
-        if span > WIDEST_RANGE:
-            return None
-        return unit, span, values.astype(np.int32)
-
-    def _flip(self, x: np.ndarray, gains: np.ndarray, i: int) -> None:
-        """Flips x_i, in place."""
-        gains -= _row(self.cost, i) * ((2.0 * x[i]) * x)
-        gains[i], x[i] = -gains[i], -x[i]
+        off = self.cost.off.copy()
+        off.data = np.rint(off.data / self._divisor).astype(np.int32)
+        widest = abs(off.astype(np.float64)).sum(axis=1).max()
+        return _Whole(off, self._divisor, int(widest)) if widest <= WIDEST_RANGE else None
 
 
-def _kernels():
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    off: tabu_twins.Rows  # int32
+    divisor: float
+    range: int  # of absolute gains, in units of the divisor
+
+    def gains(self, real: np.ndarray) -> np.ndarray:
+        return np.rint(real / self.divisor).astype(np.int32)
+
+
+def _rows(off: tabu_twins.Rows) -> tuple[np.ndarray, ...]:
+    return (off,) if isinstance(off, np.ndarray) else (off.indptr, off.indices, off.data)
+
+
+def _kernels() -> ModuleType:
     module = extension.module()
-    return module, module.best_level()
+    assert module is not None, "ask core.extension.allowed() first"
+    return module
+
+
+def _level(level: int | None) -> int:
+    return int(_kernels().best_level()) if level is None else level
