@@ -8,11 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core import extension
-from solvers.bench import binaries, certificates, conic, manifold
+from solvers.bench import (
+    adversary,
+    binaries,
+    certificates,
+    conic,
+    layer,
+    manifold,
+    memory,
+    optima,
+    searches,
+    throughput,
+)
 from solvers.bench.goals import Goal, Row, Setting
 from solvers.bench.peers import BINARIES
 
-MODULES = (conic, manifold, binaries, certificates)
+MODULES = (conic, manifold, binaries, certificates, throughput, layer, optima, searches, memory, adversary)
 
 
 def run(*, only: Sequence[str] | None = None, peers: Mapping[str, Path] | None = None, file: Path | None = None) -> int:
