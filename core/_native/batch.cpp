@@ -23,7 +23,24 @@ inline __attribute__((always_inline)) Lanes at(const double* p) { return *reinte
 inline __attribute__((always_inline)) void put(double* p, Lanes x) { *reinterpret_cast<Lanes*>(p) = x; }
 
 inline __attribute__((always_inline)) double total(Lanes x) {
-    return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+#if defined(__AVX512F__) && !defined(__clang__)
+    typedef long long Places __attribute__((vector_size(64)));
+    x += __builtin_shuffle(x, Places{4, 5, 6, 7, 0, 1, 2, 3});
+    x += __builtin_shuffle(x, Places{2, 3, 0, 1, 6, 7, 4, 5});
+    return x[0] + x[1];
+#else
+    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+#endif
+}
+
+inline __attribute__((always_inline)) void add_product(Lanes& sum, const Lanes& a, const Lanes& x) {
+#if defined(__AVX512F__)
+    sum = (Lanes)_mm512_fmadd_pd((__m512d)a, (__m512d)x, (__m512d)sum);
+#elif defined(__FMA__)
+    for (int l = 0; l < LANES; ++l) sum[l] = __builtin_fma(a[l], x[l], sum[l]);
+#else
+    sum += a * x;
+#endif
 }
 
 // sum + a x.
@@ -41,9 +58,15 @@ double dot(const double* a, const double* b, std::int64_t size) {
     Lanes sums[4] = {};
     std::int64_t i = 0;
     for (; i + 4 * LANES <= size; i += 4 * LANES)
-        for (int s = 0; s < 4; ++s) sums[s] += at(a + i + s * LANES) * at(b + i + s * LANES);
-    for (; i < size; i += LANES) sums[0] += at(a + i) * at(b + i);
+        for (int s = 0; s < 4; ++s) add_product(sums[s], at(a + i + s * LANES), at(b + i + s * LANES));
+    for (; i < size; i += LANES) add_product(sums[0], at(a + i), at(b + i));
     return total((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+double row_dot(const double* a, const double* b, std::int64_t width) {
+    Lanes sum = {};
+    for (std::int64_t c = 0; c < width; c += LANES) add_product(sum, at(a + c), at(b + c));
+    return total(sum);
 }
 
 // Rows first .. first + R - 1 and columns 0 .. 8 L - 1 of off V, every sum in registers.
@@ -86,34 +109,37 @@ struct Evaluation {
 Evaluation evaluate(const Batch& b, std::int64_t task, const double* V, double* tangent, double* multipliers) {
     const double* linear = b.linear + task * b.n;
     product(b, V, tangent);
-    double last = 0, sum = 0, along = 0, across = 0;
+    double last = 0, sum = 0, along = 0;
+    Lanes squares = {};
     for (std::int64_t i = 0; i < b.n; ++i) {
         const double* v = V + i * b.width;
         double* t = tangent + i * b.width;
         t[0] -= linear[i];
         last -= linear[i] * v[0];
-        const double y = dot(t, v, b.width);
-        Lanes squares = {};
+        const double y = row_dot(t, v, b.width);
         for (std::int64_t c = 0; c < b.width; c += LANES) {
-            const Lanes rest = at(t + c) - y * at(v + c);
-            squares += rest * rest;
+            Lanes rest = at(t + c);
+            add_product(rest, -y, at(v + c));
+            add_product(squares, rest, rest);
             put(t + c, rest);
         }
         multipliers[i] = y;
-        sum += y, along += y * y, across += total(squares);
+        sum += y, along += y * y;
     }
     multipliers[b.n] = last;
-    const double size = along + across;
+    const double across = total(squares), size = along + across;
     return {sum + last, size > 0 ? std::sqrt(across / size) : 0.0};
 }
 
 // What an iteration computes before it knows whether the trial point is accepted.
 struct Workspace {
-    std::vector<double> scaled, direction, V, tangent, multipliers, dots, coefficients;
+    std::vector<double> scaled, direction, V, tangent, multipliers, dots, coefficients, factors;
+    std::vector<const double*> used;
 
     explicit Workspace(const Batch& b)
         : scaled(b.n * b.width), direction(b.n * b.width), V(b.n * b.width), tangent(b.n * b.width),
-          multipliers(b.n + 1), dots(2 * b.memory), coefficients(2 * b.memory) {}
+          multipliers(b.n + 1), dots(2 * b.memory), coefficients(2 * b.memory),
+          factors(2 * b.memory), used(2 * b.memory) {}
 };
 
 // One problem of the batch.
@@ -121,13 +147,13 @@ class Task {
    public:
     Task(const Batch& batch, std::int64_t task, Workspace& workspace)
         : b(batch), w(workspace), id(task), m(b.memory), size(b.n * b.width), V(b.V + id * size),
-          tangent(b.tangent + id * size), root(b.root + id * b.n), history(b.history + id * 2 * m * size),
+          tangent(b.tangent + id * size), inverse(b.inverse + id * b.n), history(b.history + id * 2 * m * size),
           inner(b.inner + id * 4 * m * m), valid(b.valid + id * m) {}
 
     void iterate(std::int64_t iteration) {
         for (std::int64_t i = 0; i < b.n; ++i)
             for (std::int64_t c = i * b.width; c < (i + 1) * b.width; c += LANES)
-                put(&w.scaled[c], at(tangent + c) / root[i]);
+                put(&w.scaled[c], at(tangent + c) * inverse[i]);
         for (std::int64_t j = 0; j < 2 * m; ++j)
             w.dots[j] = used(j) ? dot(history + j * size, w.scaled.data(), size) : 0.0;
         double slope = direct(two_loop(iteration));
@@ -157,7 +183,7 @@ class Task {
     const Batch& b;
     Workspace& w;
     const std::int64_t id, m, size;
-    double *V, *tangent, *root, *history, *inner;
+    double *V, *tangent, *inverse, *history, *inner;
     std::uint8_t* valid;
 
     bool used(std::int64_t j) const { return valid[j % m]; }
@@ -191,20 +217,26 @@ class Task {
 
     // The direction, tangent at V, and the derivative of the value along it.
     double direct(double scale) {
-        double slope = 0;
+        Lanes slope = {};
+        std::int64_t terms = 0;
+        for (std::int64_t j = 0; j < 2 * m; ++j)
+            if (used(j)) w.used[terms] = history + j * size, w.factors[terms++] = w.coefficients[j];
         for (std::int64_t i = 0; i < b.n; ++i) {
             double *d = &w.direction[i * b.width], *v = V + i * b.width;
             for (std::int64_t c = 0; c < b.width; c += LANES) {
                 Lanes sum = scale * at(&w.scaled[i * b.width + c]);
-                for (std::int64_t j = 0; j < 2 * m; ++j)
-                    if (used(j)) add_product(sum, w.coefficients[j], at(history + j * size + i * b.width + c));
-                put(d + c, sum / -root[i]);
+                for (std::int64_t j = 0; j < terms; ++j) add_product(sum, w.factors[j], at(w.used[j] + i * b.width + c));
+                put(d + c, sum * -inverse[i]);
             }
-            const double along = dot(d, v, b.width);
-            for (std::int64_t c = 0; c < b.width; c += LANES) put(d + c, at(d + c) - along * at(v + c));
-            slope += 2 * dot(d, tangent + i * b.width, b.width);
+            const double along = row_dot(d, v, b.width);
+            for (std::int64_t c = 0; c < b.width; c += LANES) {
+                Lanes rest = at(d + c);
+                add_product(rest, -along, at(v + c));
+                add_product(slope, rest, at(tangent + i * b.width + c));
+                put(d + c, rest);
+            }
         }
-        return slope;
+        return 2 * total(slope);
     }
 
     // The trial point.
@@ -213,23 +245,26 @@ class Task {
             double* trial = &w.V[i * b.width];
             Lanes squares = {};
             for (std::int64_t c = 0; c < b.width; c += LANES) {
-                const Lanes moved = at(V + i * b.width + c) + step * at(&w.direction[i * b.width + c]);
-                squares += moved * moved;
+                Lanes moved = at(V + i * b.width + c);
+                add_product(moved, step, at(&w.direction[i * b.width + c]));
+                add_product(squares, moved, moved);
                 put(trial + c, moved);
             }
-            const double length = std::sqrt(total(squares));
-            for (std::int64_t c = 0; c < b.width; c += LANES) put(trial + c, at(trial + c) / length);
+            const double inverse_length = 1 / std::sqrt(total(squares));
+            for (std::int64_t c = 0; c < b.width; c += LANES) put(trial + c, at(trial + c) * inverse_length);
         }
     }
 
     // The pair of this step, and its inner products, over the oldest.
     void remember(std::int64_t slot) {
         double *steps = history + slot * size, *changes = history + (m + slot) * size;
-        for (std::int64_t i = 0; i < b.n; ++i)
+        for (std::int64_t i = 0; i < b.n; ++i) {
+            const double root = 1 / inverse[i];
             for (std::int64_t c = i * b.width; c < (i + 1) * b.width; c += LANES) {
-                put(steps + c, (at(&w.V[c]) - at(V + c)) * root[i]);
-                put(changes + c, (at(&w.tangent[c]) - at(tangent + c)) / root[i]);
+                put(steps + c, (at(&w.V[c]) - at(V + c)) * root);
+                put(changes + c, (at(&w.tangent[c]) - at(tangent + c)) * inverse[i]);
             }
+        }
         valid[slot] = 1;
         for (const std::int64_t i : {slot, m + slot})
             for (std::int64_t j = 0; j < 2 * m; ++j)

@@ -12,7 +12,7 @@ struct Batch {
     const double* linear;            // (T, n)
     double *V, *tangent;             // (T, n, width): rows of length 1; off V - linear e_1' less its part along V
     double* multipliers;             // (T, n + 1): y_i, the homogenising row last
-    double* root;                    // (T, n): coordinates are divided by it
+    double* inverse;                 // (T, n): gradients are multiplied by it, steps divided
     double* history;                 // (T, 2 memory, n, width): steps, then differences of gradients, scaled
     double* inner;                   // (T, 2 memory, 2 memory): their inner products
     std::uint8_t* valid;             // (T, memory)

@@ -30,23 +30,23 @@ void check(const char* name, const Checked& array, std::initializer_list<std::in
 class BatchState {
    public:
     BatchState(Array<const double, 2> off, Array<const double, 2> linear, Array<double, 3> V, Array<double, 3> tangent,
-               Array<double, 2> multipliers, Array<double, 2> root, Array<double, 4> history, Array<double, 3> inner,
+               Array<double, 2> multipliers, Array<double, 2> inverse, Array<double, 4> history, Array<double, 3> inner,
                Array<std::uint8_t, 2> valid, Array<double, 1> step, Array<double, 1> value, Array<double, 1> residual)
-        : kept_(off, linear, V, tangent, multipliers, root, history, inner, valid, step, value, residual) {
+        : kept_(off, linear, V, tangent, multipliers, inverse, history, inner, valid, step, value, residual) {
         const std::int64_t T = V.shape(0), n = V.shape(1), width = V.shape(2), m = valid.shape(1);
         if (width % 8) throw std::invalid_argument("batch: V needs a multiple of 8 columns");
         check("off", off, {n, n});
         check("linear", linear, {T, n});
         check("tangent", tangent, {T, n, width});
         check("multipliers", multipliers, {T, n + 1});
-        check("root", root, {T, n});
+        check("inverse", inverse, {T, n});
         check("history", history, {T, 2 * m, n, width});
         check("inner", inner, {T, 2 * m, 2 * m});
         check("valid", valid, {T, m});
         check("step", step, {T});
         check("value", value, {T});
         check("residual", residual, {T});
-        batch_ = {n, width, m, off.data(), linear.data(), V.data(), tangent.data(), multipliers.data(), root.data(),
+        batch_ = {n, width, m, off.data(), linear.data(), V.data(), tangent.data(), multipliers.data(), inverse.data(),
                   history.data(), inner.data(), valid.data(), step.data(), value.data(), residual.data()};
         tasks_ = T;
     }
@@ -74,7 +74,7 @@ void bind_batch(nb::module_& m) {
         .def(nb::init<Array<const double, 2>, Array<const double, 2>, Array<double, 3>, Array<double, 3>,
                       Array<double, 2>, Array<double, 2>, Array<double, 4>, Array<double, 3>, Array<std::uint8_t, 2>,
                       Array<double, 1>, Array<double, 1>, Array<double, 1>>(),
-             "off"_a, "linear"_a, "V"_a, "tangent"_a, "multipliers"_a, "root"_a, "history"_a, "inner"_a, "valid"_a,
+             "off"_a, "linear"_a, "V"_a, "tangent"_a, "multipliers"_a, "inverse"_a, "history"_a, "inner"_a, "valid"_a,
              "step"_a, "value"_a, "residual"_a);
     m.def(
         "batch_evaluate",

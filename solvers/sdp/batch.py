@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +11,18 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
 
 from solvers.sdp.batch_bounds import Family
-from solvers.sdp.batch_search import Search, gauged
-from solvers.sdp.problem import cost
+from solvers.sdp.batch_search import GRACE, Search, gauged
+from solvers.sdp.device import check_device
+from solvers.sdp.growth import largest_rank
+from solvers.sdp.least_squares import bordered
+from solvers.sdp.options import available_memory, check_options
+from solvers.sdp.problem import LARGEST_INTEGER, Cost, cost, lattice, next_attainable
 from solvers.sdp.solution import Certify, Seconds
+
+NEGLIGIBLE = 1e-8  # a singular value of a factor, relative to its largest, that does not count to its rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +30,10 @@ class BatchSolution:
     """min <C_t, X> over diag X = 1, X psd of every task t; C_t = [[G, -b_t], [-b_t', constant_t]], the last row of the
     n + 1 homogenising. One entry a task, with the meanings of `Solution`.
 
-    factor: (T, n + 1, k). rank: columns that are not zero. finished: seconds after which the task was done.
+    factor: (T, n + 1, k). rank: of each factor, numerically. multipliers: y with bound = sum(y) + trace C_t and the
+    off-diagonal part of C_t less Diag(y) psd. proven: with certify="rigorous", whatever the status and the gap.
+    finished: seconds after which the task was done. unprovable: rounding alone costs a proof more than the gap asked,
+    where the value is tiny beside C_t (signs that fit their data).
     """
 
     factor: Float[np.ndarray, "T rows k"]
@@ -36,6 +47,7 @@ class BatchSolution:
     status: np.ndarray
     iterations: Int[np.ndarray, " T"]
     finished: Float[np.ndarray, " T"]
+    unprovable: Bool[np.ndarray, " T"]
     seconds: Seconds
 
     def __len__(self) -> int:
@@ -58,64 +70,128 @@ def solve_batch(
 ) -> BatchSolution:
     """For each row b of B, bound and relax min over w in {-1, +1}^n of w'Gw - 2 b'w + constant.
 
-    G: (n, n) symmetric, never copied per task. gap: relative, of value with the constant. warm: factors to start from.
-    Raises ValueError or TypeError for data that are not finite, symmetric or of matching shapes.
+    G: (n, n) symmetric, never copied per task. gap: relative, to prove for every task. rank: columns to start with;
+    "auto": near 1.3 log2 n, more along negative curvature where that is what a proof lacks. warm: factors with the
+    homogenising row last, to start from. certify, device, time_limit: as in `solve`; a task that the limit cuts off
+    keeps the best bound proven by then. The same seed on the same machine gives the same answer.
+    Raises ValueError and TypeError for data that are not finite, symmetric or of matching shapes, MemoryError before
+    allocating what would not fit.
     """
     start = time.perf_counter()
+    check_options(gap, rank, certify, seed, time_limit)
+    check_device(device)
     family = _family(G, B, constants)
-    rows, tasks = len(family.off) + 1, torch.arange(len(family.linear))
-    search = Search(family, gap, certify, device, start + (math.inf if time_limit is None else time_limit))
-    V = _start(family, rank, warm, seed)
-    largest = math.ceil(math.sqrt(2 * rows)) + 1 if rank == "auto" else V.shape[2]
-    while True:
-        tasks = search.descend(tasks, V)
-        if not len(tasks) or V.shape[2] >= largest:
-            break
-        V = search.grown(tasks, largest)
-    search.close()
+    tasks, n = family.linear.shape
+    columns = min(max(8, math.ceil(1.3 * math.log2(n + 1))), n + 1) if rank == "auto" else int(rank)
+    _check_memory(tasks, n, columns)
+    V = _start(family, columns, seed) if warm is None else _warm(warm, tasks, n)
+    search = Search(family, gap, certify, device)
+    if time_limit is not None:
+        search.deadline, search.grace = start + time_limit, GRACE * time_limit
+    _run(search, V)
     return _solution(search, time.perf_counter() - start)
 
 
+def _run(search: Search, V: Float[Tensor, "T n k"]) -> None:
+    """Descend; then again with more columns the tasks that need them, until none does or the rank is the largest."""
+    left, largest = search.descend(torch.arange(len(V)), V), largest_rank(V.shape[1] + 1)
+    while len(left) and search.factor.shape[2] < largest and search.certify != "none":
+        k = search.factor.shape[2]
+        left, V = search.grown(left, min(2 * k, largest) - k)
+        if len(left):
+            left = search.descend(left, V)
+    search.close()
+    below = search.unprovable()
+    if below.all():
+        gap = float((search.floor() / search.value.abs().clamp(min=1)).max())
+        raise ValueError(
+            f"gap={search.gap:g} cannot be proven in float64 here: the rounding of a factorisation of {V.shape[1] + 1} "
+            f"rows alone costs a gap of {gap:.1e}; ask for gap={2 * gap:.0e} or more, or certify='estimate'"
+        )
+
+
 def _family(G: np.ndarray, B: np.ndarray, constants: np.ndarray | None) -> Family:
-    gram = cost(G, dense=True)
-    linear = np.array(B, dtype=np.float64, order="C")
+    gram = _gram(G)
+    linear = _finite("B", B)
     if linear.ndim != 2 or linear.shape[1] != gram.n or not len(linear):
-        raise ValueError(f"B must have {gram.n} columns, as G, and a row a task (got shape {np.shape(B)})")
-    given = np.zeros(len(linear)) if constants is None else np.array(constants, dtype=np.float64)
+        raise ValueError(f"B must have a row a task and {gram.n} columns, as G has (got shape {np.shape(B)})")
+    given = np.zeros(len(linear)) if constants is None else _finite("constants", constants)
     if given.shape != (len(linear),):
         raise ValueError(f"constants must have one entry a row of B, {len(linear)} (got shape {given.shape})")
-    for name, array in (("B", linear), ("constants", given)):
-        if not np.isfinite(array).all():
-            where = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-            raise ValueError(f"{name}{list(where)} is {array[where]}; every entry must be finite")
     return Family(torch.as_tensor(gram.off), torch.as_tensor(linear), gram.diagonal, given)
 
 
-def _start(
-    family: Family, rank: int | str, warm: np.ndarray | BatchSolution | None, seed: int
-) -> Float[torch.Tensor, "T n k"]:
+def _gram(G: np.ndarray) -> Cost:
+    try:
+        return cost(G, dense=True)
+    except (ValueError, TypeError) as error:  # the same checks as of C, in the words of this argument
+        raise type(error)(re.sub(r"\bC\b", "G", str(error))) from error
+
+
+def _finite(name: str, data: np.ndarray) -> np.ndarray:
+    given = np.asarray(data)
+    if given.dtype.kind not in "biuf" or given.dtype.itemsize > 8:
+        raise TypeError(f"{name} must be bool, integer, float32 or float64 (got {given.dtype}); convert it first")
+    if given.dtype.kind in "iu" and given.size and max(int(given.max()), -int(given.min())) > LARGEST_INTEGER:
+        raise ValueError(f"{name} has integers beyond 2^53, which float64 would round; divide by a power of two first")
+    array = np.array(given, dtype=np.float64, order="C")
+    if not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"{name}{where} is {array[tuple(where)]}; every entry must be finite")
+    return array
+
+
+def _check_memory(tasks: int, n: int, columns: int) -> None:
+    needed, available = 8 * (3 * tasks * n * (columns + 3) + 4 * n * n + 2**25), available_memory()
+    if needed > available:
+        raise MemoryError(
+            f"{tasks} tasks of {n} weights in {columns} columns need {needed / 2**30:.1f} GiB, and "
+            f"{available / 2**30:.1f} GiB are available; solve fewer tasks a call"
+        )
+
+
+def _start(family: Family, columns: int, seed: int) -> Float[Tensor, "T n k"]:
     tasks, n = family.linear.shape
-    if warm is not None:
-        return gauged(torch.as_tensor(warm.factor if isinstance(warm, BatchSolution) else warm))
-    k = min(max(8, math.ceil(1.3 * math.log2(n + 1))), n + 1) if rank == "auto" else int(rank)
-    rng = np.random.default_rng(seed)
-    return gauged(torch.as_tensor(rng.standard_normal((tasks, n + 1, k))))
+    return gauged(torch.as_tensor(np.random.default_rng(seed).standard_normal((tasks, n + 1, columns))))
+
+
+def _warm(warm: np.ndarray | BatchSolution, tasks: int, n: int) -> Float[Tensor, "T n k"]:
+    factor = _finite("warm", warm.factor if isinstance(warm, BatchSolution) else warm)
+    if factor.ndim != 3 or factor.shape[:2] != (tasks, n + 1) or not factor.shape[2]:
+        raise ValueError(f"warm must be factors of shape ({tasks}, {n + 1}, k), as here (got {factor.shape})")
+    if not (np.linalg.norm(factor, axis=2) > 0).all():
+        raise ValueError("warm has a row of zeros; rows are vectors of length 1")
+    return gauged(torch.as_tensor(factor))
 
 
 def _solution(search: Search, seconds: float) -> BatchSolution:
-    bound, value = search.bound.numpy(), search.value.numpy()
+    value, certify = search.value.numpy(), search.certify
+    bound = np.full(len(value), -math.inf)
+    if certify != "none":
+        bound = np.array([search.family.bound(t, z) for t, z in enumerate(search.diagonal.numpy())])
     factor = search.full(torch.arange(len(value))).numpy()
+    squares = np.linalg.eigvalsh(factor.transpose(0, 2, 1) @ factor)
     return BatchSolution(
         factor=factor,
         value=value,
-        multipliers=search.multipliers.numpy(),
+        multipliers=(search.raw if certify == "none" else -search.diagonal).numpy(),
         bound=bound,
-        bound_integer=bound,
+        bound_integer=_attainable(search.family, bound),
         gap=np.abs(value - bound) / np.maximum(1, np.abs(value)),
-        proven=search.proven.numpy(),
-        rank=(np.abs(factor).max(1) > 0).sum(1),
-        status=search.status.astype(str),
+        proven=np.full(len(value), certify == "rigorous"),
+        rank=(squares > NEGLIGIBLE**2 * squares[:, -1:]).sum(1),
+        status=search.status,
         iterations=search.iterations.numpy(),
         finished=search.finished.numpy(),
+        unprovable=search.unprovable().numpy(),
         seconds=Seconds(seconds - search.certifying, search.certifying),
     )
+
+
+def _attainable(family: Family, bound: np.ndarray) -> np.ndarray:
+    """Each bound, raised to the next value that its task can take over signs, where the data are on a lattice."""
+    G = family.off.numpy() + np.diag(family.diagonal)
+    if lattice(cost(G, dense=True)) is None:
+        return bound.copy()
+    tasks = zip(family.linear.numpy(), family.constants, bound, strict=True)
+    return np.array([next_attainable(b, cost(bordered(G, row, c), dense=True)) for row, c, b in tasks])

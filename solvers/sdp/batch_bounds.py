@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-UNIT = 2.0**-53  # relative rounding error of float64
-ENTRIES_AT_ONCE = 2**22  # of the matrices being factored: 32 MiB
+from solvers.sdp.certificate import EXTRA, UNDERFLOW, UNIT, below
+
+ENTRIES_AT_ONCE = 2**21  # of the matrices being factored: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,19 @@ class Family:
         """Positions of `tasks`, few enough at a time for their matrices to stay small."""
         return _few(torch.arange(len(tasks)), len(self.off) + 1)
 
+    def parts(self, tasks: Int64[Tensor, " some"]) -> list[Tensor]:
+        """`tasks`, few enough at a time for their matrices to stay small."""
+        return _few(tasks, len(self.off) + 1)
+
     def bound(self, task: int, diagonal: Float[np.ndarray, " rows"]) -> float:
         """sum(diag C_t) - sum(diagonal), rounded downwards from the exact sum."""
-        terms = [float(self.constants[task]), *self.diagonal.tolist(), *(-diagonal).tolist()]
-        return math.nextafter(math.fsum(terms), -math.inf)
+        return below(np.concatenate([self.constants[task : task + 1], self.diagonal, -diagonal]))
+
+    def dominant(self) -> Float[Tensor, "T rows"]:
+        """Diagonals z that make every off_t + Diag(z) diagonally dominant, so psd: a proof without a factorisation."""
+        size = self.linear.abs()
+        sums = torch.cat([self.off.abs().sum(1) + size, size.sum(1, keepdim=True)], 1)
+        return sums * (1 + 4 * (len(self.off) + 2) * UNIT)  # upwards, past the rounding of the sums
 
 
 def polished(
@@ -84,54 +94,61 @@ def polished(
 def proven(
     family: Family, tasks: Int64[Tensor, " some"], diagonal: Float[Tensor, "some rows"]
 ) -> Bool[Tensor, " some"]:
-    """Whether off_t + Diag(diagonal_t) is proven positive semidefinite. Rump 2006 (BIT 46), by Cholesky less a margin.
+    """Whether off_t + Diag(diagonal_t) is proven positive semidefinite, as in `solvers.sdp.certificate`.
 
-    False says nothing. The margin bounds every rounding error of a Cholesky factorisation in any order of summation,
-    and that of subtracting it.
+    False says nothing.
     """
-    rows = diagonal.shape[1]
-    gamma = (rows + 2) * UNIT / (1 - (rows + 2) * UNIT)
-    largest = diagonal.abs().amax(1)
-    margin = gamma / (1 - gamma) * diagonal.abs().sum(1) + 2 * UNIT * largest
-    margin = margin * (1 + 1e-9) + 4 * rows * (2 * rows + 4 + largest) * torch.finfo(torch.float64).tiny
+    margin = rounding_margins(diagonal)
     success = torch.zeros(len(tasks), dtype=torch.bool)
-    candidates = ((diagonal > margin[:, None]).all(1) & margin.isfinite()).nonzero()[:, 0]
-    for part in _few(candidates, rows):
-        shifted = family.matrices(tasks[part], diagonal[part] - margin[part, None])
+    tested = torch.nextafter(diagonal - margin, torch.tensor(-math.inf, dtype=torch.float64))
+    candidates = (tested > 0).all(1).nonzero()[:, 0]  # False where not a number
+    for part in _few(candidates, diagonal.shape[1]):
+        shifted = family.matrices(tasks[part], tested[part])
         root, failed = torch.linalg.cholesky_ex(shifted)
         success[part] = (failed == 0) & root.diagonal(dim1=1, dim2=2).isfinite().all(1)
     return success
 
 
+def rounding_margins(diagonal: Float[Tensor, "some rows"]) -> Float[Tensor, "some rows"]:
+    """What a Cholesky factorisation may lose to rounding, row by row: gamma / (1 - gamma) r_i sum(r), r = sqrt(z).
+
+    The bound of `solvers.sdp.certificate`, rounded upwards. Not a number where z has a negative entry.
+    """
+    rows = diagonal.shape[1]
+    gamma = (rows + EXTRA) * UNIT / (1 - (rows + EXTRA) * UNIT)
+    root = diagonal.sqrt()
+    return gamma / (1 - gamma) * root.sum(1, keepdim=True) * root * (1 + 16 * rows * UNIT) + UNDERFLOW
+
+
 def best_bounds(
     family: Family, tasks: Int64[Tensor, " some"], multipliers: Float[Tensor, "some rows"]
-) -> tuple[Float[Tensor, "some rows"], Bool[Tensor, " some"]]:
-    """The least shifts found that are proven, as diagonals z = shift - y, and where one was.
+) -> Float[Tensor, "some rows"]:
+    """Diagonals z = shift - y, proven, of the least shift found; inf where none was.
 
-    Of both `shapes`: from an estimate of the smallest eigenvalue, doubled until the proof holds.
+    The shift starts at the smallest eigenvalue, estimated, and twice what rounding costs a proof, which grows until the
+    proof holds; both `shapes` are tried.
     """
     best = torch.full_like(multipliers, math.inf)
     for shape in shapes(multipliers):
-        scaling = shape.rsqrt()
-        shift = -_smallest(family, tasks, -multipliers, scaling).clamp(max=0) * (1 + 1e-6)
-        shift = torch.maximum(shift, (1e-15 * multipliers.abs().sum(1) * scaling.square().amax(1)))
-        for _ in range(40):
-            open_tasks = (~(best.sum(1) <= (shift[:, None] * shape - multipliers).sum(1))).nonzero()[:, 0]
-            if not len(open_tasks):
+        needed = -_smallest(family, tasks, -multipliers, shape.rsqrt()).clamp(max=0) * (1 + 1e-6)
+        room = 2 * (rounding_margins((needed[:, None] * shape - multipliers).clamp(min=0)) / shape).amax(1)
+        for _ in range(30):
+            diagonal = (needed + room)[:, None] * shape - multipliers
+            still = (~(best.sum(1) <= diagonal.sum(1))).nonzero()[:, 0]
+            if not len(still):
                 break
-            diagonal = shift[open_tasks, None] * shape[open_tasks] - multipliers[open_tasks]
-            success = proven(family, tasks[open_tasks], diagonal)
-            best[open_tasks[success]] = diagonal[success]
-            shift[open_tasks[~success]] *= 2
-    return best, best.isfinite().all(1)
+            success = proven(family, tasks[still], diagonal[still])
+            best[still[success]] = diagonal[still[success]]
+            room[still[~success]] *= 4
+    return best
 
 
 def lowest(
     family: Family, tasks: Int64[Tensor, " some"], diagonal: Float[Tensor, "some rows"], count: int
-) -> Float[Tensor, "some rows count"]:
-    """Eigenvectors of the `count` smallest eigenvalues of each off_t + Diag(diagonal_t)."""
-    found = [torch.linalg.eigh(family.matrices(tasks[p], diagonal[p]))[1][:, :, :count] for p in family.chunks(tasks)]
-    return torch.cat(found)
+) -> tuple[Float[Tensor, " some"], Float[Tensor, "some rows count"]]:
+    """The least eigenvalue of each off_t + Diag(diagonal_t), estimated, and eigenvectors of the `count` smallest."""
+    pairs = [torch.linalg.eigh(family.matrices(tasks[p], diagonal[p])) for p in family.chunks(tasks)]
+    return torch.cat([values[:, 0] for values, _ in pairs]), torch.cat([vectors[:, :, :count] for _, vectors in pairs])
 
 
 def shapes(multipliers: Float[Tensor, "some rows"]) -> tuple[Float[Tensor, "some rows"], Float[Tensor, "some rows"]]:

@@ -11,86 +11,115 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core import extension
-from solvers.sdp.batch_bounds import Family, best_bounds, lowest, polished, proven, shapes
+from solvers.sdp.batch_bounds import Family, best_bounds, lowest, polished, proven, rounding_margins, shapes
 from solvers.sdp.batched import BatchedDescent, Quadratics
 from solvers.sdp.batched_native import NativeDescent
 from solvers.sdp.solution import Certify
 
 LOOK_EVERY = 8  # iterations between looks
 MOST_ITERATIONS = 5000  # at one rank
+# Residual of the first look, relative to the root of the gap: the gap that polished multipliers leave is of second
+# order in the residual.
+FIRST_LOOK = 0.05
+FALL = 1.5  # by which the residual falls between two looks at a task
+SAFETY = 0.999  # of the gap allowed: the rest is for rounding of the value
+ENTRIES_AT_ONCE = 2**24  # of the descent's state: 128 MiB
+FLOPS_AT_ONCE = 4e9  # between two looks at the clock, on the CPU: about half a second
+NEW_COLUMNS = 0.1  # size of the entries of a new column, beside rows of length 1
+GRACE = 0.1  # of the time limit: for bounding what the limit cut off
 
 
 class Search:
-    """What is known of every task so far. gap: relative, of max(1, |value|). deadline: of `time.perf_counter`.
+    """What is known of every task so far. deadline: seconds of `time.perf_counter`; grace: more, for last bounds.
 
-    Factors are (T, n, k), without the homogenising row, the first unit vector; multipliers are (T, n + 1).
+    Factors are (T, n, k), without the homogenising row, the first unit vector. `raw` are multipliers <(CV)_i, v_i>;
+    `diagonal` is z of the best proof: off + Diag(z) is psd, at first because it is diagonally dominant.
     """
 
-    def __init__(self, family: Family, gap: float, certify: Certify, device: str, deadline: float) -> None:
+    def __init__(self, family: Family, gap: float, certify: Certify, device: str) -> None:
         tasks, n = family.linear.shape
-        self.family, self.gap, self.certify, self.deadline = family, gap, certify, deadline
+        self.family, self.gap, self.certify = family, gap, certify
         self.problems = Quadratics(family.off.to(device), family.linear.to(device))
         self.sums = torch.as_tensor(family.sums())
-        self.began, self.certifying = time.perf_counter(), 0.0
+        self.began, self.deadline, self.grace, self.certifying = time.perf_counter(), math.inf, 0.0, 0.0
         new = family.off.new_zeros
-        self.factor, self.value, self.multipliers = new(tasks, n, 0), new(tasks) / 0, new(tasks, n + 1)
-        self.diagonal = new(tasks, n + 1)  # z of the proof: the bound is the sum of diag(C) - z
-        self.bound, self.proven = new(tasks) - math.inf, new(tasks, dtype=torch.bool)
-        self.status = np.full(tasks, "iteration_limit", dtype=object)
+        self.factor, self.value, self.residual = new(tasks, n, 0), new(tasks), new(tasks)
+        self.raw, self.diagonal = new(tasks, n + 1), family.dominant()
+        self.closed = new(tasks, dtype=torch.bool)  # the gap asked holds
+        self.status = np.full(tasks, "iteration_limit", dtype="<U15")
         self.iterations, self.finished = new(tasks, dtype=torch.long), new(tasks)
 
     def descend(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> Int64[Tensor, " left"]:
-        """Go on with `tasks` from V until each is closed; returns those stationary without the gap asked."""
+        """Go on with `tasks` from V until each is done; returns those stationary without the gap asked.
+
+        In groups: small ones answer the clock, and on the CPU a group in the cache is no slower.
+        """
+        groups = torch.arange(len(tasks)).split(self._at_once(V.shape[2]))  # type: ignore[no-untyped-call]
+        return torch.cat([self._descend(tasks[group], V[group]) for group in groups])
+
+    def grown(
+        self, tasks: Int64[Tensor, " some"], columns: int
+    ) -> tuple[Int64[Tensor, " grown"], Float[Tensor, "grown n wider"]]:
+        """The tasks with negative curvature outside the range of their factor, and it with `columns` more along it."""
+        least, vectors = lowest(self.family, tasks, -self.raw[tasks], columns)
+        allowed = self.gap * self.value[tasks].abs().clamp(min=1) / vectors.shape[1]
+        curved = least < -0.5 * allowed
+        vectors *= NEW_COLUMNS * math.sqrt(vectors.shape[1])
+        return tasks[curved], gauged(torch.cat([self.full(tasks[curved]), vectors[curved]], 2))
+
+    def full(self, tasks: Int64[Tensor, " some"]) -> Float[Tensor, "some rows k"]:
+        """Factors with their homogenising row, the last."""
+        return with_last_row(self.factor[tasks])
+
+    def close(self) -> None:
+        """Better bounds for the tasks that ended without the gap asked; few at a time, within the grace of a limit."""
+        start = time.perf_counter()
+        for part in self.family.parts((~self.closed).nonzero()[:, 0]):
+            if self.certify == "none" or time.perf_counter() > self.deadline + self.grace:
+                break
+            weight = 3 * self.residual[part]
+            for multipliers in (self.raw[part], self._polished(part, self.full(part), self.raw[part], weight)):
+                found = best_bounds(self.family, part, multipliers)
+                better = found.sum(1) < self.diagonal[part].sum(1)
+                self.diagonal[part[better]] = found[better]
+        self.certifying += time.perf_counter() - start
+
+    def floor(self) -> Float[Tensor, " T"]:
+        """The difference of value and bound that the rounding of a factorisation alone costs."""
+        return 2 * rounding_margins((-self.raw).clamp(min=0)).sum(1)
+
+    def unprovable(self) -> Bool[Tensor, " T"]:
+        """Tasks whose proof failed where rounding alone costs more than the gap allowed."""
+        beyond = self.floor() > self.gap * self.value.abs().clamp(min=1)
+        return beyond & ~self.closed & (self.certify == "rigorous")
+
+    def _at_once(self, k: int) -> int:
+        n = len(self.family.off)
+        by_memory = ENTRIES_AT_ONCE // (12 * n * (k + 8))
+        by_time = FLOPS_AT_ONCE / (2.0 * n * n * (k + 8) * LOOK_EVERY)
+        return max(1, int(min(by_memory, by_time) if self.problems.off.device.type == "cpu" else by_memory))
+
+    def _descend(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> Int64[Tensor, " left"]:
         descent = self._descent(tasks, V)
-        failed_at = torch.full((len(tasks),), math.inf, dtype=torch.float64)  # residual when a proof was last tried
+        failed_at = torch.full((len(tasks),), math.inf, dtype=torch.float64)  # residual of the last look
         left = [tasks[:0]]
         while len(tasks):
             descent.run(LOOK_EVERY)
             residual = descent.residual
-            due = ((residual <= self._worth_a_look()) & (residual <= failed_at / 1.5)).nonzero()[:, 0]
+            due = ((residual <= self._first_look()) & (residual <= failed_at / FALL)).nonzero()[:, 0]
             closed = torch.zeros(len(tasks), dtype=torch.bool)
             closed[due] = self._look(tasks[due], descent, due)
             failed_at[due] = residual[due]
-            stuck = {
-                "stationary": ~closed & (residual <= max(1e-2 * self.gap, 1e-13)),
-                "stalled": ~closed & descent.stalled,
-                "iteration_limit": ~closed & (descent.iterations >= MOST_ITERATIONS),
-                "time_limit": ~closed & (time.perf_counter() > self.deadline),
-            }
-            for status, where in stuck.items():
-                self.status[tasks[where]] = status
-            leaving = closed | torch.stack(list(stuck.values())).any(0)
+            ended = self._ended(tasks, descent, ~closed)
+            leaving = closed | ended
             if leaving.any():
-                self._record(tasks, leaving.nonzero()[:, 0], descent, closed)
-                left.append(tasks[leaving & (stuck["stationary"] | stuck["stalled"]) & ~stuck["time_limit"]])
+                self._record(tasks, leaving.nonzero()[:, 0], descent)
+                left.append(tasks[ended])
                 staying = (~leaving).nonzero()[:, 0]
                 tasks, failed_at = tasks[staying], failed_at[staying]
                 descent.take(staying)
-        return torch.cat(left)
-
-    def grown(self, tasks: Int64[Tensor, " some"], largest: int) -> Float[Tensor, "some n wider"]:
-        """Factors of `tasks` with up to twice the columns, each new one along an eigenvector of negative curvature."""
-        k = self.factor.shape[2]
-        new = min(2 * k, largest) - k
-        vectors = lowest(self.family, tasks, -self.multipliers[tasks], new)
-        wider = torch.cat([self.full(tasks), 1e-2 * math.sqrt(vectors.shape[1]) * vectors], 2)
-        return gauged(wider)
-
-    def full(self, tasks: Int64[Tensor, " some"]) -> Float[Tensor, "some rows k"]:
-        """Factors rows first, the homogenising row last."""
-        return with_last_row(self.factor[tasks])
-
-    def close(self) -> None:
-        """The best bound of every task that has none."""
-        open_tasks = (~self.proven & ~self.bound.isfinite()).nonzero()[:, 0]
-        if self.certify == "none" or not len(open_tasks):
-            return
-        start = time.perf_counter()
-        diagonal, success = best_bounds(self.family, open_tasks, self.multipliers[open_tasks])
-        self.diagonal[open_tasks] = diagonal
-        self.proven[open_tasks] = success & (self.certify == "rigorous")
-        self._set_bounds(open_tasks[success])
-        self.certifying += time.perf_counter() - start
+        found = torch.cat(left)
+        return found[torch.as_tensor(np.isin(self.status[found], ["stationary", "stalled"]))]
 
     def _descent(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> BatchedDescent | NativeDescent:
         problems = self.problems.take(tasks.to(self.problems.off.device))
@@ -101,22 +130,37 @@ class Search:
         extension.warn_once()
         return BatchedDescent(problems, V)
 
-    def _worth_a_look(self) -> float:
-        """The residual from which a look may succeed: the gap of polished multipliers is of second order in it."""
-        return self.gap if self.certify == "none" else 0.2 * math.sqrt(self.gap)
+    def _first_look(self) -> float:
+        return FIRST_LOOK * math.sqrt(self.gap)
+
+    def _ended(
+        self, tasks: Int64[Tensor, " some"], descent: BatchedDescent | NativeDescent, still: Bool[Tensor, " some"]
+    ) -> Bool[Tensor, " some"]:
+        """Those of the tasks `still` open that will not get further at this rank, or must stop; their status says why.
+
+        Where several reasons hold, the last of these is given.
+        """
+        reasons = {
+            "stationary": descent.residual <= max(1e-2 * self.gap, 1e-13),
+            "stalled": descent.stalled,
+            "iteration_limit": still & (descent.iterations >= MOST_ITERATIONS),
+            "time_limit": still & (time.perf_counter() > self.deadline),
+        }
+        for status, where in reasons.items():
+            self.status[tasks[still & where]] = status
+        return still & torch.stack(list(reasons.values())).any(0)
 
     def _look(
         self, tasks: Int64[Tensor, " due"], descent: BatchedDescent | NativeDescent, due: Int64[Tensor, " due"]
     ) -> Bool[Tensor, " due"]:
         """Whether the gap asked holds, for these tasks at this point; keeps what proves it."""
         if self.certify == "none" or not len(tasks):
-            self.status[tasks] = "stationary"
+            self.status[tasks], self.closed[tasks] = "stationary", True
             return torch.ones(len(tasks), dtype=torch.bool)
         start = time.perf_counter()
-        value = self.sums[tasks] + descent.value[due]
-        factors, raw = with_last_row(descent.rows(due)), descent.multipliers(due)
-        y = polished(self.family, tasks, factors, raw, weight=3 * descent.residual[due])
-        allowed = 0.999 * self.gap * value.abs().clamp(min=1) - (value - self.sums[tasks] - y.sum(1))
+        value, weight = self.sums[tasks] + descent.value[due], 3 * descent.residual[due]
+        y = self._polished(tasks, with_last_row(descent.rows(due)), descent.multipliers(due), weight)
+        allowed = SAFETY * self.gap * value.abs().clamp(min=1) - (value - self.sums[tasks] - y.sum(1))
         closed = torch.zeros(len(tasks), dtype=torch.bool)
         for shape in shapes(y):
             trial = (~closed & (allowed > 0)).nonzero()[:, 0]
@@ -124,24 +168,17 @@ class Search:
             success = proven(self.family, tasks[trial], diagonal)
             self.diagonal[tasks[trial[success]]] = diagonal[success]
             closed[trial[success]] = True
-        done = tasks[closed]
-        self.multipliers[done] = y[closed]
-        self.proven[done] = self.certify == "rigorous"
-        self.status[done] = "certified" if self.certify == "rigorous" else "estimated"
-        self._set_bounds(done)
+        self.closed[tasks[closed]] = True
+        self.status[tasks[closed]] = "certified" if self.certify == "rigorous" else "estimated"
         self.certifying += time.perf_counter() - start
         return closed
 
-    def _set_bounds(self, tasks: Int64[Tensor, " some"]) -> None:
-        for task in tasks.tolist():
-            self.bound[task] = self.family.bound(task, self.diagonal[task].numpy())
+    def _polished(self, tasks: Tensor, factors: Tensor, raw: Tensor, weight: Tensor) -> Tensor:
+        # Beside 1, the diagonal of X o X; at stationary points of full precision it still keeps the system regular.
+        return polished(self.family, tasks, factors, raw, weight=weight.clamp(min=1e-12))
 
     def _record(
-        self,
-        tasks: Int64[Tensor, " some"],
-        where: Int64[Tensor, " gone"],
-        descent: BatchedDescent | NativeDescent,
-        closed: Bool[Tensor, " some"],
+        self, tasks: Int64[Tensor, " some"], where: Int64[Tensor, " gone"], descent: BatchedDescent | NativeDescent
     ) -> None:
         rows, gone = descent.rows(where), tasks[where]
         wider = rows.shape[2] - self.factor.shape[2]
@@ -149,7 +186,7 @@ class Search:
             self.factor = torch.nn.functional.pad(self.factor, (0, wider))
         self.factor[gone, :, : rows.shape[2]] = rows
         self.value[gone] = self.sums[gone] + descent.value[where]
-        self.multipliers[gone] = torch.where(closed[where, None], self.multipliers[gone], descent.multipliers(where))
+        self.raw[gone], self.residual[gone] = descent.multipliers(where), descent.residual[where]
         self.iterations[gone] += descent.iterations
         self.finished[gone] = time.perf_counter() - self.began
 

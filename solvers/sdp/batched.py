@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 Columns = Float[Tensor, "T k n"]
-MEMORY = 5  # pairs of the history
+MEMORY = 4  # pairs of the history
 RESCALE_AT = (10, 25)  # iterations before which coordinates are scaled anew, as the multipliers settle
 SMALLEST_STEP = 2.0**-30
 

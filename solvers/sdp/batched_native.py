@@ -20,7 +20,7 @@ class NativeDescent:
         width = -(-self.rank // LANES) * LANES
         self.V, self.tangent = new(tasks, n, width), new(tasks, n, width)
         self.V[:, :, : self.rank] = V / V.square().sum(2, keepdim=True).sqrt()
-        self.y, self.root = new(tasks, n + 1), new(tasks, n)
+        self.y, self.inverse = new(tasks, n + 1), new(tasks, n)
         self.history, self.inner = new(tasks, 2 * MEMORY, n, width), new(tasks, 2 * MEMORY, 2 * MEMORY)
         self.valid = new(tasks, MEMORY, dtype=torch.uint8)
         self._step, self._value, self._residual = new(tasks) + 1, new(tasks), new(tasks)
@@ -28,7 +28,7 @@ class NativeDescent:
         assert module is not None, "ask core.extension.allowed() first"
         self.kernels, self.level = module, module.best_level()
         linear = new(tasks, n) if problems.linear is None else problems.linear
-        data = (problems.off, linear, self.V, self.tangent, self.y, self.root, self.history, self.inner, self.valid)
+        data = (problems.off, linear, self.V, self.tangent, self.y, self.inverse, self.history, self.inner, self.valid)
         self.state = module.BatchState(*(a.numpy() for a in (*data, self._step, self._value, self._residual)))
         self.tasks, self.iterations = torch.arange(tasks), 0
         module.batch_evaluate(self.level, self.state, self.tasks.numpy())
@@ -75,5 +75,5 @@ class NativeDescent:
         return self.y[self.tasks[tasks]]
 
     def _rescale(self) -> None:
-        self.root[self.tasks] = scaling(self.y[self.tasks, :-1])
+        self.inverse[self.tasks] = scaling(self.y[self.tasks, :-1]).reciprocal()
         self.valid[self.tasks] = 0
