@@ -35,7 +35,8 @@ struct Elimination {
     double* core;  // (c, c) row-major, c = n - eliminated; its lower triangle is written
 };
 
-EliminationPlan plan_elimination(const Graph&, double share);
+// `work` bounds the sum of squared degrees, the operations of an elimination: beyond it the rest is the core.
+EliminationPlan plan_elimination(const Graph&, double share, double work);
 
 // False as soon as a pivot is not positive (or not a number).
 #define BITRELAX_ELIMINATION bool eliminate(const Elimination&);

@@ -30,7 +30,7 @@ nb::object owned(std::vector<T> values) {
 
 namespace bitrelax {
 
-EliminationPlan plan_elimination(const Graph& graph, double share) {
+EliminationPlan plan_elimination(const Graph& graph, double share, double work) {
     using Index = std::int32_t;
     const std::int64_t n = graph.n;
     using Entry = std::pair<Index, Index>;  // degree, vertex: ties by vertex, so the plan is one
@@ -47,6 +47,8 @@ EliminationPlan plan_elimination(const Graph& graph, double share) {
         by_degree.pop();
         if (gone[v] || degree != static_cast<Index>(adjacent[v].size())) continue;
         if (degree > share * static_cast<double>(n - static_cast<std::int64_t>(columns.size()))) break;
+        work -= static_cast<double>(degree) * degree;
+        if (work < 0) break;
         gone[v] = 1;
         plan.order.push_back(v);
         columns.push_back(std::move(adjacent[v]));
@@ -90,17 +92,17 @@ EliminationPlan plan_elimination(const Graph& graph, double share) {
 void bind_elimination(nb::module_& m) {
     m.def(
         "plan_elimination",
-        [](Array<std::int32_t> start, Array<std::int32_t> neighbours, double share) {
+        [](Array<std::int32_t> start, Array<std::int32_t> neighbours, double share, double work) {
             EliminationPlan plan;
             {
                 const nb::gil_scoped_release unlocked;
                 plan = plan_elimination({static_cast<std::int64_t>(start.size()) - 1, start.data(), neighbours.data()},
-                                        share);
+                                        share, work);
             }
             return nb::make_tuple(plan.eliminated, owned(std::move(plan.order)), owned(std::move(plan.column)),
                                   owned(std::move(plan.rows)));
         },
-        "start"_a, "neighbours"_a, "share"_a);
+        "start"_a, "neighbours"_a, "share"_a, "work"_a);
     m.def(
         "eliminate",
         [](int level, Array<std::int32_t> start, Array<std::int32_t> neighbours, Array<double> values,

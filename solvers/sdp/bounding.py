@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from solvers.sdp.certificate import Proof, prove, rounding_margin
+from solvers.sdp.certificate import Proof, dominated, prove, rounding_margin
 from solvers.sdp.cholesky import Factoriser
 from solvers.sdp.device import DeviceDescent
 from solvers.sdp.lbfgs import Descent
@@ -53,8 +53,13 @@ class Bounder:
             self._trust /= 2
         return proof
 
-    def last_resort(self, descent: Descent | DeviceDescent, allowed: float) -> Proof:
-        """The best proof so far, or one with what shift it takes, found to a factor of three."""
+    def last_resort(self, descent: Descent | DeviceDescent, allowed: float, seconds: float) -> Proof:
+        """The best proof so far, or one with what shift it takes, found to a factor of three.
+
+        Where a factorisation takes longer than `seconds`: the proof that needs none, by rows that dominate.
+        """
+        if self.factoriser.seconds > seconds:
+            return self.best or dominated(self.of)
         bounding = self.predict(descent, allowed)
         total, n = float(bounding.multipliers.sum()), self.of.n
         shift, factor = max(-2 * bounding.least, 2 * rounding_margin(bounding.multipliers) / n), 1.0

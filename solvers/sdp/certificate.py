@@ -1,8 +1,9 @@
 """Proofs in floating point: lower bounds of min <C, X>, diag X = 1, X psd, from multipliers and a factorisation.
 
-For any real t with C - Diag(t) psd, <C, X> >= sum(t) on the feasible set, since X_ii = 1. That C - Diag(t) is psd is
-proven by a factorisation that runs to completion on a slightly smaller matrix. Rump 2006 (Verification of positive
-definiteness, BIT 46); backward error of Cholesky in any order of evaluation, with or without fused multiply-adds:
+For any real t with off - Diag(t) psd, off being C without its diagonal, <C, X> >= sum(t) + trace(C) on the feasible
+set, since X_ii = 1. That off - Diag(t) is psd is proven by a factorisation that runs to completion on a slightly
+smaller matrix. Rump 2006 (Verification of positive definiteness, BIT 46); backward error of Cholesky in any order of
+evaluation, with or without fused multiply-adds:
 Demmel 1989, Higham 2002 (Accuracy and Stability of Numerical Algorithms, section 10.1).
 
 C counts as exact. Nothing else in this room says "proven".
@@ -28,7 +29,10 @@ UNDERFLOW = 2.0**-1000  # far above n times what products lose to underflow, far
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """opt >= bound, because C - Diag(multipliers) is psd, which a factorisation proved; bound <= sum(multipliers)."""
+    """opt >= bound, because off - Diag(multipliers) is psd, which a factorisation proved (off: C without its diagonal).
+
+    bound: at most the exact sum of the multipliers and of the diagonal of C.
+    """
 
     bound: float
     multipliers: Float[np.ndarray, " n"]
@@ -43,7 +47,7 @@ def prove(
 ) -> Proof | None:
     """A proof with t = multipliers - shift, rounded; None where there is none: that says nothing about the bound.
 
-    multipliers: y of the off-diagonal part, in units of C; the diagonal of C is added to the bound, not to y.
+    multipliers: y of C without its diagonal, in units of C; the diagonal is added to the bound, not to y.
     shift: a number, or one a row; any sign. factoriser: of the same C, to share its plan between attempts.
     """
     t = np.asarray(multipliers - shift, dtype=np.float64)
@@ -54,6 +58,14 @@ def prove(
     tested = _with_margin(-t, _isolated(of))
     if tested is None or not (factoriser or Factoriser(of)).succeeds(tested):
         return None
+    return Proof(below(np.concatenate([t, of.diagonal])), t)
+
+
+def dominated(of: Cost) -> Proof:
+    """The proof without a factorisation: t_i = -sum_j |c_ij|, rounded downwards; rows dominated by a diagonal are
+    psd."""
+    sums = np.asarray(np.abs(of.off).sum(axis=1))  # n additions: an error of at most gamma_n relative
+    t = -np.nextafter(sums * (1 + 2 * of.n * UNIT), np.inf) * (sums > 0)
     return Proof(below(np.concatenate([t, of.diagonal])), t)
 
 

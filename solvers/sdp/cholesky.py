@@ -24,6 +24,8 @@ from solvers.sdp.problem import Cost
 # A vertex is eliminated while its degree is below this share of the vertices left: then its sparse update, and the
 # bookkeeping of its neighbours, cost less than the rank-one update of the dense core that it saves.
 SHARE = 0.1
+WORK = 2e8  # sum of squared degrees an elimination may take, about a second; what is left then is the core
+RATE = 2e10  # flops a second of a factorisation, roughly: for time limits only
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +92,21 @@ class Factoriser:
         return self.core**3 / 3 if self.plan is None else self.plan.flops
 
     @property
+    def seconds(self) -> float:
+        """Of one try, roughly, on a core of today."""
+        return self.flops / RATE
+
+    @property
     def bytes(self) -> int:
         """Memory of one try, beyond the matrix itself."""
         return 8 * self.core**2 + (0 if self.plan is None else 8 * len(self.plan.rows))
 
 
-def plan(off: sp.csr_array, share: float = SHARE) -> Plan:
-    """Eliminate the vertex of least degree, ties by index, while degree <= share * vertices left."""
+def plan(off: sp.csr_array, share: float = SHARE, work: float = WORK) -> Plan:
+    """Eliminate the vertex of least degree, ties by index, while degree <= share * vertices left, within `work`."""
     native = extension.module()
     if native is not None and extension.allowed():
-        return Plan(*native.plan_elimination(off.indptr, off.indices, share))
+        return Plan(*native.plan_elimination(off.indptr, off.indices, share, work))
     adjacent = [set(off.indices[a:b].tolist()) for a, b in zip(off.indptr, off.indptr[1:], strict=False)]
     queue = [(len(neighbours), v) for v, neighbours in enumerate(adjacent)]
     heapq.heapify(queue)
@@ -111,6 +118,9 @@ def plan(off: sp.csr_array, share: float = SHARE) -> Plan:
         if gone[v] or degree != len(adjacent[v]):
             continue  # an entry of before its degree changed
         if degree > share * (len(adjacent) - len(order)):
+            break
+        work -= float(degree) ** 2
+        if work < 0:
             break
         gone[v] = True
         order.append(v)

@@ -42,9 +42,10 @@ class Solution:
     """min <C, X> over diag X = 1, X psd, as X = V V'.
 
     factor: V (n, rank), rows of length 1. value: <C, VV'> (an upper bound of the optimum up to rounding).
-    multipliers: y, the bound being sum(y) less a shift. bound: lower bound of the optimum of the SDP, proven in
-    floating point where `proven`, an estimate where not; -inf with certify="none". bound_integer: lower bound of
-    min x'Cx over signs: `bound`, raised to the next value that x'Cx can take; as proven as `bound`.
+    multipliers: y, with which the bound is proven: off - Diag(y) is psd, off being C without
+    its diagonal, and bound = sum(y) + trace(C), rounded downwards. bound: lower bound of the optimum of the SDP, proven
+    in floating point where `proven`, an estimate where not; -inf with certify="none". bound_integer: lower bound of min
+    x'Cx over signs: `bound`, raised to the next value that x'Cx can take; as proven as `bound`.
     gap = |value - bound| / max(1, |value|).
     status: "certified" (the gap asked is proven), "estimated" (it is estimated to hold), "stationary" (no descent is
     left but the gap is above the one asked), "stalled" (rounding stops progress), "time_limit", "iteration_limit":

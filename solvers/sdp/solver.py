@@ -24,6 +24,7 @@ from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
 
 MOST_ITERATIONS = 200_000  # products with C
 FIRST_LOOK = 0.4  # residual of the first look, relative to the root of the gap asked
+GRACE = 1.0  # seconds, or the time limit where that is more, that a last proof may take beyond the limit
 NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
 
 
@@ -45,13 +46,14 @@ def solve(
     warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
     labelled so; "none" stops where the descent's relative residual is below 0.4 sqrt(gap), without any bound.
     device: "cpu" (native kernels), or a torch device for the descent of a dense C; proofs are made on the CPU.
-    time_limit: seconds; the best certified interval by then is returned, with status "time_limit".
+    time_limit: seconds; the best certified interval by then is returned, with status "time_limit"; a last proof may
+    take as long again.
     The same seed on the same machine gives the same answer. Raises ValueError and TypeError for what cannot be solved,
     also for a gap below what float64 can prove; MemoryError before a factorisation that would not fit.
     """
     started = time.perf_counter()
     whole = cost(C)
-    _check(gap, rank, certify, time_limit)
+    _check(gap, rank, certify, seed, time_limit)
     reduced = reduce(whole)
     if reduced is None:
         return _constant(whole, certify, time.perf_counter() - started)
@@ -141,7 +143,8 @@ class _Run:
         allowed, value, proven = self._allowed(), self.descent.value, math.nan
         self.estimate = bounding = self.bounder.predict(self.descent, allowed)
         predicted = bounding.gap(value)
-        if self.certify == "rigorous" and self.bounder.promising(predicted, allowed):
+        late = time.perf_counter() + self.bounder.factoriser.seconds > self.deadline
+        if self.certify == "rigorous" and not late and self.bounder.promising(predicted, allowed):
             proof = self.bounder.attempt(bounding, value, allowed)
             proven = math.nan if proof is None else self._relative(value - proof.bound)
         self.certifying += time.perf_counter() - clock
@@ -166,7 +169,9 @@ class _Run:
             return None
         clock = time.perf_counter()
         proof = self.bounder.best if status == "certified" else None
-        proof = proof or self.bounder.last_resort(self.descent, self._allowed())
+        limited = math.isfinite(self.deadline)
+        grace = max(GRACE, self.deadline - self.begun) if limited else math.inf
+        proof = proof or self.bounder.last_resort(self.descent, self._allowed(), grace)
         self.certifying += time.perf_counter() - clock
         return proof
 
@@ -248,12 +253,14 @@ def _note(status: Status, found: float, asked: float) -> str:
     }.get(status, "")
 
 
-def _check(gap: float, rank: object, certify: str, time_limit: float | None) -> None:
+def _check(gap: float, rank: object, certify: str, seed: int, time_limit: float | None) -> None:
     if not (0 < gap < math.inf):
         raise ValueError(f"gap must be a positive number, the relative gap to prove (got {gap})")
     if rank != "auto" and not (isinstance(rank, (int, np.integer)) and rank >= 1):
         raise ValueError(f"rank must be 'auto' or a positive integer, the columns to start with (got {rank!r})")
     if certify not in ("rigorous", "estimate", "none"):
         raise ValueError(f"certify must be 'rigorous', 'estimate' or 'none' (got {certify!r})")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative (got {seed})")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds or None (got {time_limit})")

@@ -113,6 +113,19 @@ def test_multipliers_that_are_no_numbers_prove_nothing(bad):
     assert prove(of, np.full(3, -10.0), np.array([0.0, 0.0, -bad])) is None
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_dominated_rows_are_a_proof_in_exact_arithmetic(sparse):
+    rng = np.random.default_rng(4)
+    for n in (1, 2, 7):
+        C = rng.standard_normal((n, n)) * 10.0 ** rng.integers(-9, 9, (n, n))
+        C = np.triu(C) + np.triu(C, 1).T
+        of = cost(sp.csr_array(C) if sparse else C, dense=not sparse)
+        proof = certificate.dominated(of)
+        assert exactly_psd(shifted(of, proof.multipliers))
+        assert Fraction(proof.bound) <= sum(map(Fraction, [*proof.multipliers.tolist(), *of.diagonal.tolist()]))
+    assert certificate.dominated(cost(np.zeros((3, 3)))).bound == pytest.approx(0.0, abs=1e-300)
+
+
 def test_a_wrong_number_of_multipliers_is_refused():
     with pytest.raises(ValueError, match=r"one multiplier a row of C: shape \(3,\) \(got \(2,\)\)"):
         prove(cost(np.ones((3, 3))), np.zeros(2))

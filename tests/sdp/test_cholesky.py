@@ -1,5 +1,7 @@
 """Factorisations decide definiteness; the sparse ones are the dense one in another order, native or not."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -82,6 +84,15 @@ def test_the_plan_is_an_elimination():
         np.testing.assert_array_equal(plan.rows[plan.column[p] : plan.column[p + 1]], later)
         pattern[np.ix_(later, later)] = True
         assert len(later) <= cholesky.SHARE * (80 - p)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_elimination_stops_when_its_work_is_spent(path):
+    of = grid(12)
+    with extension.twins_only() if path == "twin" else nullcontext():
+        stopped = cholesky.plan(of.off, work=500.0)
+    assert 0 < stopped.eliminated < cholesky.plan(of.off).eliminated
+    assert (np.diff(stopped.column).astype(float) ** 2).sum() <= 500
 
 
 def test_a_torus_keeps_a_small_core_and_few_operations():

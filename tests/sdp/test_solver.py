@@ -156,6 +156,7 @@ def test_a_warm_start_saves_iterations_and_keeps_the_value():
         ({"gap": 0.0}, "gap must be a positive number"),
         ({"gap": math.nan}, "gap must be a positive number"),
         ({"rank": 0}, "rank must be 'auto' or a positive integer"),
+        ({"seed": -1}, "seed must not be negative"),
         ({"time_limit": 0.0}, "time_limit must be positive seconds"),
         ({"warm": np.ones((3, 2))}, r"warm must be a finite factor of 20 rows \(got shape \(3, 2\)\)"),
         ({"warm": np.full((20, 2), np.nan)}, "warm must be a finite factor"),
@@ -174,7 +175,7 @@ def test_wrong_options_are_named_with_what_they_may_be(options, message):
 )
 def test_wrong_words_are_named_too(rank, certify, message):  # where no type checker has refused them
     with pytest.raises(ValueError, match=message):
-        solver._check(1e-6, rank, certify, None)
+        solver._check(1e-6, rank, certify, 0, None)
 
 
 def test_a_sparse_problem_on_a_device_is_refused_by_name():
