@@ -11,18 +11,27 @@
 #endif
 
 #define BITRELAX_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define BITRELAX_UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define BITRELAX_UNROLLED _Pragma("GCC unroll 16")
+#endif
+
+// How vectors wider than a level's registers are passed is of no concern: everything here is inlined.
+#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace bitrelax::BITRELAX_LEVEL {
 
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int BYTES = 64;
+#define BITRELAX_BYTES 64
 #elif defined(__AVX2__)
-constexpr int BYTES = 32;
+#define BITRELAX_BYTES 32
 #else
-constexpr int BYTES = 16;
+#define BITRELAX_BYTES 16
 #endif
+constexpr int BYTES = BITRELAX_BYTES;
 
 // One register of T, and the floats that widen to one register of doubles.
 template <class T>
@@ -33,8 +42,6 @@ struct Register {
 };
 template <class T>
 using Vec = typename Register<T>::type;
-typedef float Half __attribute__((vector_size(BYTES / 2)));
-typedef float UnalignedHalf __attribute__((vector_size(BYTES / 2), aligned(4)));
 constexpr int LANES = Register<double>::LANES;
 constexpr int PER = 64 / BYTES;  // registers a chunk of 64 bytes
 
@@ -45,15 +52,6 @@ BITRELAX_INLINE Vec<T> load(const T* from) {
 template <class T>
 BITRELAX_INLINE void store(T* to, Vec<T> v) {
     *reinterpret_cast<typename Register<T>::unaligned*>(to) = v;
-}
-BITRELAX_INLINE Vec<double> widened(const float* from) {
-    return __builtin_convertvector(*reinterpret_cast<const UnalignedHalf*>(from), Vec<double>);
-}
-// Stores v rounded to float32; returns what was stored.
-BITRELAX_INLINE Vec<double> narrowed(float* to, Vec<double> v) {
-    const Half rounded = __builtin_convertvector(v, Half);
-    *reinterpret_cast<UnalignedHalf*>(to) = rounded;
-    return __builtin_convertvector(rounded, Vec<double>);
 }
 template <class T>
 BITRELAX_INLINE Vec<T> all(T x) {
@@ -90,6 +88,56 @@ BITRELAX_INLINE T sum(Vec<T> v) {
     if constexpr (L == 8) v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
     if constexpr (L == 4) v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
     return v[0] + v[1];
+}
+
+// Eight columns of a pair: stored as the upper halves of floats, computed with as floats.
+typedef float Eight __attribute__((vector_size(32)));
+typedef std::uint32_t EightBits __attribute__((vector_size(32)));
+typedef std::uint16_t EightHalves __attribute__((vector_size(16)));
+typedef std::uint16_t UnalignedHalves __attribute__((vector_size(16), aligned(2)));
+typedef double EightDoubles __attribute__((vector_size(64)));
+typedef double UnalignedDoubles __attribute__((vector_size(64), aligned(8)));
+
+BITRELAX_INLINE Eight widened(const std::uint16_t* from) {
+    const EightHalves halves = *reinterpret_cast<const UnalignedHalves*>(from);
+#if defined(__AVX2__)
+    return reinterpret_cast<Eight>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(halves)), 16));
+#else
+    return reinterpret_cast<Eight>(__builtin_convertvector(halves, EightBits) << 16);
+#endif
+}
+// Stores x rounded to nearest, ties to even; returns what was stored.
+BITRELAX_INLINE Eight narrowed(std::uint16_t* to, Eight x) {
+    const EightBits bits = reinterpret_cast<EightBits>(x);
+    const EightBits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    *reinterpret_cast<UnalignedHalves*>(to) = __builtin_convertvector(rounded, EightHalves);
+    return reinterpret_cast<Eight>(rounded << 16);
+}
+BITRELAX_INLINE EightDoubles eight(const double* from) { return *reinterpret_cast<const UnalignedDoubles*>(from); }
+BITRELAX_INLINE void keep(double* to, EightDoubles x) { *reinterpret_cast<UnalignedDoubles*>(to) = x; }
+BITRELAX_INLINE Eight single(EightDoubles x) { return __builtin_convertvector(x, Eight); }
+#if BITRELAX_BYTES != 32  // where a register holds eight floats, this is the one above
+BITRELAX_INLINE Eight multiply_add(Eight a, Eight b, Eight c) {
+#if defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+#endif
+
+BITRELAX_INLINE double sum_of(EightDoubles x) {
+#if BITRELAX_BYTES == 64
+    return sum<double>(x);
+#else
+    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+#endif
+}
+// Adds the lanes of a block's sum: sums of many products in float32 are closed every block, and go on in float64.
+BITRELAX_INLINE double sum_of(Eight x) {
+    double total = 0.0;
+    for (int l = 0; l < 8; ++l) total += static_cast<double>(x[l]);
+    return total;
 }
 
 // A sum of doubles whose rounding errors are summed beside it (Neumaier 1974).
@@ -287,102 +335,142 @@ double swept(const Sweep<T>& a) {
     });
 }
 
-// What gradients of all rows add up to.
-struct Totals {
-    Compensated multipliers;
-    Vec<double> gradient{}, product{}, change{}, pairs[2 * SLOTS]{};
-};
-
-// The gradient of one row from g = (C V)_i, the change of it, and inner products with that row of every pair.
+// into <- C V.
 template <int CHUNKS>
-BITRELAX_INLINE void finish_row(const Gradient& a, std::int64_t i, Vec<double>* g, Totals& totals) {
-    const std::int64_t width = a.width, registers = CHUNKS ? CHUNKS * PER : width / LANES;
-    const double* v = a.factor + i * width;
-    const double* before = a.before + i * width;
-    double* gradient = a.gradient + i * width;
-    float* pairs = a.pairs + i * 2 * SLOTS * width;
-    Vec<double> overlap{};
-    for (std::int64_t w = 0; w < registers; ++w) {
-        overlap = multiply_add(g[w], load(v + w * LANES), overlap);
-        totals.product = multiply_add(g[w], g[w], totals.product);
+void multiply(const Matrix<double>& off, const double* factor, std::int64_t columns, double* into) {
+    const std::int64_t n = off.rows, width = CHUNKS ? CHUNKS * 8 : columns;
+    if (!off.starts || !CHUNKS) std::fill(into, into + n * width, 0.0);
+    if (!off.starts) {
+        for (std::int64_t start = 0; start < n; start += BLOCK)
+            add_product(off, start, std::min(BLOCK, n - start), 0, n, factor, width, into + start * width);
+        return;
     }
-    const double y = sum<double>(overlap);
-    a.multipliers[i] = y;
-    totals.multipliers.add(y);
-    const Vec<double> minus = all(-y), inverse = all(1.0 / (a.scale * a.root[i]));
-    for (std::int64_t w = 0; w < registers; ++w) {
-        g[w] = multiply_add(minus, load(v + w * LANES), g[w]);
-        totals.gradient = multiply_add(g[w], g[w], totals.gradient);
-        g[w] *= inverse;
-        const Vec<double> change = narrowed(pairs + (SLOTS + a.tried) * width + w * LANES, g[w] - load(before + w * LANES));
-        totals.change = multiply_add(change, change, totals.change);
-        store(gradient + w * LANES, g[w]);
+    for (std::int64_t i = 0; i < n; ++i) {
+        const Entries<double> row = sparse_row(off, i);
+        if constexpr (CHUNKS) {
+            Vec<double> g[CHUNKS * PER] = {};
+            add_terms<true, double, CHUNKS * PER>(row, factor, width, g);
+            for (int w = 0; w < CHUNKS * PER; ++w) store(into + i * width + w * LANES, g[w]);
+        } else {
+            for (std::int64_t w = 0; w < width; w += 8) {
+                Vec<double> g[PER] = {};
+                add_terms<true, double, PER>(row, factor + w, width, g);
+                for (int r = 0; r < PER; ++r) store(into + i * width + w + r * LANES, g[r]);
+            }
+        }
     }
-    for (int j = 0; j < 2 * SLOTS; ++j)
-        for (std::int64_t w = 0; w < registers; ++w)
-            totals.pairs[j] = multiply_add(g[w], widened(pairs + j * width + w * LANES), totals.pairs[j]);
 }
 
+// From C V to gradients, row after row, with what they add up to.
 template <int CHUNKS>
-void gradients(const Gradient& a, Vec<double>* g, Totals& totals) {
-    const std::int64_t n = a.off.rows, width = a.width, registers = CHUNKS ? CHUNKS * PER : width / LANES;
-    std::vector<double> product(a.off.starts ? 0 : BLOCK * width);
+GradientSums finish(const Gradient& a) {
+    const std::int64_t n = a.off.rows, width = CHUNKS ? CHUNKS * 8 : a.width;
+    Compensated multipliers;
+    Vec<double> gradients{}, products{};
+    double changes = 0.0;
+    std::fill(a.products, a.products + 2 * SLOTS, 0.0);
     for (std::int64_t start = 0; start < n; start += BLOCK) {
         const std::int64_t stop = std::min(start + BLOCK, n);
-        if (!a.off.starts) {
-            std::fill(product.begin(), product.end(), 0.0);
-            add_product(a.off, start, stop - start, 0, n, a.factor, width, product.data());
-        }
+        Eight change{}, pairs[2 * SLOTS] = {};
         for (std::int64_t i = start; i < stop; ++i) {
-            Vec<double> fixed[CHUNKS ? CHUNKS * PER : 1];
-            Vec<double>* sums = CHUNKS ? fixed : g;
-            if (a.off.starts) {
-                for (std::int64_t w = 0; w < registers; ++w) sums[w] = Vec<double>{};
-                add_row<true, CHUNKS>(sparse_row(a.off, i), a.factor, width, sums);
-            } else {
-                for (std::int64_t w = 0; w < registers; ++w)
-                    sums[w] = load(product.data() + (i - start) * width + w * LANES);
+            const double *v = a.factor + i * width, *before = a.before + i * width;
+            double* into = a.gradient + i * width;
+            Vec<double> overlap{};
+            for (std::int64_t w = 0; w < width; w += LANES) {
+                const Vec<double> g = load(into + w);
+                overlap = multiply_add(g, load(v + w), overlap);
+                products = multiply_add(g, g, products);
             }
-            finish_row<CHUNKS>(a, i, sums, totals);
+            const double y = sum<double>(overlap);
+            a.multipliers[i] = y;
+            multipliers.add(y);
+            const Vec<double> minus = all(-y), inverse = all(1.0 / (a.scale * a.root[i]));
+            for (std::int64_t w = 0; w < width; w += LANES) {
+                const Vec<double> g = multiply_add(minus, load(v + w), load(into + w));
+                gradients = multiply_add(g, g, gradients);
+                store(into + w, g * inverse);
+            }
+            std::uint16_t* row = a.pairs + i * 2 * SLOTS * width;
+            for (std::int64_t k = 0; k < width; k += 8) {
+                const EightDoubles now = eight(into + k);
+                const Eight g = single(now);
+                const Eight stored = narrowed(row + (SLOTS + a.tried) * width + k, single(now - eight(before + k)));
+                change = multiply_add(stored, stored, change);
+                BITRELAX_UNROLLED
+                for (int j = 0; j < 2 * SLOTS; ++j)
+                    pairs[j] = multiply_add(g, widened(row + j * width + k), pairs[j]);
+            }
         }
+        changes += sum_of(change);
+        for (int j = 0; j < 2 * SLOTS; ++j) a.products[j] += sum_of(pairs[j]);
+    }
+    return {multipliers.value(), sum<double>(gradients), sum<double>(products), changes};
+}
+
+// The pairs a step combines: where each lies in a row's history, and its coefficient in every lane.
+struct Terms {
+    explicit Terms(const Step& a) {
+        for (int j = 0; j < 2 * SLOTS; ++j) {
+            if (a.by_pairs[j] == 0.0) continue;
+            offset[count] = j * a.width;
+            by[count++] = static_cast<float>(a.by_pairs[j]) - Eight{};
+        }
+    }
+    int count = 0;
+    std::int64_t offset[2 * SLOTS];
+    Eight by[2 * SLOTS];
+};
+
+// combined <- the combination of one row's pairs.
+template <int CHUNKS>
+BITRELAX_INLINE void combine(const Terms& terms, const std::uint16_t* row, std::int64_t chunks, Eight* combined) {
+    const std::int64_t count = CHUNKS ? CHUNKS : chunks;
+    for (std::int64_t c = 0; c < count; ++c) combined[c] = Eight{};
+    for (int t = 0; t < terms.count; ++t) {
+        const std::uint16_t* pair = row + terms.offset[t];
+        for (std::int64_t c = 0; c < count; ++c)
+            combined[c] = multiply_add(terms.by[t], widened(pair + c * 8), combined[c]);
     }
 }
 
 template <int CHUNKS>
-double stepped(const Step& a, Vec<double>* direction) {
-    const std::int64_t width = a.width, registers = CHUNKS ? CHUNKS * PER : width / LANES;
-    int used[2 * SLOTS], terms = 0;
-    for (int j = 0; j < 2 * SLOTS; ++j)
-        if (a.by_pairs[j] != 0.0) used[terms++] = j;
-    Vec<double> slope{};
-    for (std::int64_t i = 0; i < a.rows; ++i) {
-        Vec<double> fixed[CHUNKS ? CHUNKS * PER : 1];
-        Vec<double>* p = CHUNKS ? fixed : direction;
-        const double* v = a.factor + i * width;
-        const double* gradient = a.gradient + i * width;
-        float* pairs = a.pairs + i * 2 * SLOTS * width;
-        double* moved = a.moved + i * width;
-        const Vec<double> by_gradient = all(a.by_gradient);
-        for (std::int64_t w = 0; w < registers; ++w) p[w] = by_gradient * load(gradient + w * LANES);
-        for (int t = 0; t < terms; ++t) {
-            const Vec<double> by = all(a.by_pairs[used[t]]);
-            const float* pair = pairs + used[t] * width;
-            for (std::int64_t w = 0; w < registers; ++w) p[w] = multiply_add(by, widened(pair + w * LANES), p[w]);
+double stepped(const Step& a) {
+    const std::int64_t width = CHUNKS ? CHUNKS * 8 : a.width, chunks = width / 8;
+    const Terms terms(a);
+    std::vector<Eight> room(CHUNKS ? 0 : chunks);
+    double slopes = 0.0;
+    for (std::int64_t start = 0; start < a.rows; start += BLOCK) {
+        const std::int64_t stop = std::min(start + BLOCK, a.rows);
+        Eight slope{};
+        for (std::int64_t i = start; i < stop; ++i) {
+            const double *v = a.factor + i * width, *gradient = a.gradient + i * width;
+            double* moved = a.moved + i * width;
+            std::uint16_t* row = a.pairs + i * 2 * SLOTS * width;
+            Eight fixed[CHUNKS ? CHUNKS : 1];
+            Eight* combined = CHUNKS ? fixed : room.data();
+            combine<CHUNKS>(terms, row, chunks, combined);
+            EightDoubles overlap{}, squares{};
+            for (std::int64_t c = 0; c < chunks; ++c) {
+                const EightDoubles p =
+                    a.by_gradient * eight(gradient + c * 8) + __builtin_convertvector(combined[c], EightDoubles);
+                overlap += p * eight(v + c * 8);
+                keep(moved + c * 8, p);
+            }
+            const double radial = sum_of(overlap), scaled = a.length / a.root[i];
+            for (std::int64_t c = 0; c < chunks; ++c) {
+                const EightDoubles old = eight(v + c * 8), tangent = eight(moved + c * 8) - radial * old;
+                const EightDoubles next = old + scaled * tangent;
+                squares += next * next;
+                keep(moved + c * 8, next);
+                const Eight tried = narrowed(row + a.tried * width + c * 8, single(a.length * tangent));
+                slope = multiply_add(tried, single(eight(gradient + c * 8)), slope);
+            }
+            const double inverse = 1.0 / std::sqrt(sum_of(squares));
+            for (std::int64_t c = 0; c < chunks; ++c) keep(moved + c * 8, inverse * eight(moved + c * 8));
         }
-        Vec<double> overlap{}, squares{};
-        for (std::int64_t w = 0; w < registers; ++w) overlap = multiply_add(p[w], load(v + w * LANES), overlap);
-        const Vec<double> radial = all(-sum<double>(overlap)), length = all(a.length), scaled = all(a.length / a.root[i]);
-        for (std::int64_t w = 0; w < registers; ++w) {
-            const Vec<double> old = load(v + w * LANES), tangent = multiply_add(radial, old, p[w]);
-            const Vec<double> tried = narrowed(pairs + a.tried * width + w * LANES, tangent * length);
-            slope = multiply_add(tried, load(gradient + w * LANES), slope);
-            p[w] = multiply_add(tangent, scaled, old);
-            squares = multiply_add(p[w], p[w], squares);
-        }
-        const Vec<double> inverse = all(1.0 / std::sqrt(sum<double>(squares)));
-        for (std::int64_t w = 0; w < registers; ++w) store(moved + w * LANES, p[w] * inverse);
+        slopes += sum_of(slope);
     }
-    return sum<double>(slope);
+    return slopes;
 }
 
 }  // namespace
@@ -392,17 +480,15 @@ double sweep(const Sweep<double>& a) { return swept(a); }
 double sweep_single(const Sweep<float>& a) { return swept(a); }
 
 GradientSums gradient(const Gradient& a) {
-    std::vector<Vec<double>> g(a.width / LANES);
-    Totals totals;
-    with_chunks(a.width / 8, [&](auto chunks) { gradients<chunks.value>(a, g.data(), totals); });
-    for (int j = 0; j < 2 * SLOTS; ++j) a.products[j] = sum<double>(totals.pairs[j]);
-    return {totals.multipliers.value(), sum<double>(totals.gradient), sum<double>(totals.product),
-            sum<double>(totals.change)};
+    return with_chunks(a.width / 8, [&](auto chunks) {
+        // Two passes: the history, streaming past, would push V out of the cache that the product gathers it from.
+        multiply<chunks.value>(a.off, a.factor, a.width, a.gradient);
+        return finish<chunks.value>(a);
+    });
 }
 
 double step(const Step& a) {
-    std::vector<Vec<double>> direction(a.width / LANES);
-    return with_chunks(a.width / 8, [&](auto chunks) { return stepped<chunks.value>(a, direction.data()); });
+    return with_chunks(a.width / 8, [&](auto chunks) { return stepped<chunks.value>(a); });
 }
 
 }  // namespace bitrelax::BITRELAX_LEVEL

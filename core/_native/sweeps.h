@@ -27,13 +27,14 @@ struct Sweep {
 };
 
 // y_i = <g_i, v_i>, g = C V; gradient_i = (g_i - y_i v_i) / (scale root_i); the change of the gradient into the pair tried; and
-// the gradient's inner products with all pairs. pairs: (rows, 2, SLOTS, width), steps before changes.
+// the gradient's inner products with all pairs. pairs: (rows, 2, SLOTS, width), steps before changes,
+// as upper halves of float32 (bfloat16): a history is read twice an iteration, and need not be exact but consistent.
 struct Gradient {
     Matrix<double> off;
     std::int64_t width;
     const double *factor, *root, *before;
     double *gradient, *multipliers;
-    float* pairs;
+    std::uint16_t* pairs;
     double scale;
     int tried;
     double* products;  // [SLOTS] with steps, [SLOTS] with changes
@@ -50,7 +51,7 @@ struct Step {
     const double *factor, *root, *gradient, *by_pairs;  // [2 SLOTS], steps before changes
     double by_gradient, length;
     double* moved;
-    float* pairs;
+    std::uint16_t* pairs;
     int tried;
 };
 

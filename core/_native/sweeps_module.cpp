@@ -47,7 +47,7 @@ double sweep_with(const Matrix<T>& off, const Array<T, 2>& factor, const Array<T
         return BITRELAX_AT(best_level(), sweep_single)(arguments);
 }
 
-using Pairs = Array<float, 4>;
+using Pairs = Array<std::uint16_t, 4>;
 
 void require_alike(std::int64_t rows, const Array<const double, 2>& factor, std::size_t other, std::size_t columns,
                    const Array<const double, 1>& root, const Pairs& pairs, int tried) {

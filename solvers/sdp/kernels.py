@@ -1,18 +1,20 @@
 """The hot loops of descent on min <C, VV'>, rows of V of length 1: native, or twins in NumPy with the same answers.
 
-Factors V are float64, (n, k), C-contiguous, k a multiple of 8 (`padded`): a kernel holds whole rows in registers. Unused
-columns are zero and stay zero. C is `off` of a Cost: symmetric, zero diagonal, an array or CSR, whose indices are
-trusted. All work is in place and in one thread.
+Factors V are float64, (n, k), C-contiguous, k a multiple of 8 (`padded`): a kernel holds whole rows in registers.
+Unused columns are zero and stay zero. C is `off` of a Cost: symmetric, zero diagonal, an array or CSR, whose indices
+are trusted. All work is in place and in one thread.
+Histories of L-BFGS are kept as upper halves of float32 (bfloat16) and combined in float32: they are read twice an
+iteration, where bandwidth is what counts, and need not be exact, only consistent.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64, UInt16
 
 from core import extension
 
@@ -20,7 +22,7 @@ ALIGNMENT = 64  # bytes a row is padded to, and arrays begin at: one register, o
 BLOCK = 64  # rows of an array C whose product with V is one matrix product
 SLOTS = 6  # pairs of the quasi-Newton method, and that of the step being tried
 
-Off = np.ndarray | sp.csr_array
+Off: TypeAlias = np.ndarray | sp.csr_array
 
 
 def padded(factor: Float[np.ndarray, "n k"], dtype: type = np.float64) -> Float[np.ndarray, "n padded"]:
@@ -40,6 +42,17 @@ def aligned(shape: tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def narrowed(x: Float[np.ndarray, " ..."]) -> UInt16[np.ndarray, " ..."]:
+    """The upper halves of x in float32, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widened(halves: UInt16[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
+    """The float32 numbers whose upper halves these are."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
 def sweep(off: Off, V: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> float:
     """One cyclic pass of exact minimisation over rows: v_i <- -g_i / |g_i|, g_i = sum_j c_ij v_j; in place.
 
@@ -50,7 +63,8 @@ def sweep(off: Off, V: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> 
     if not extension.allowed():
         extension.warn_once()
         return _sweep_sparse(off, V, y) if isinstance(off, sp.csr_array) else _sweep_dense(off, V, y)
-    kernels, single = extension.module(), V.dtype == np.float32
+    kernels: Any = extension.module()
+    single = V.dtype == np.float32
     if isinstance(off, sp.csr_array):
         sparse = kernels.sweep_sparse_single if single else kernels.sweep_sparse
         return float(sparse(off.data, off.indices, off.indptr, V, y))
@@ -73,12 +87,12 @@ def gradient(
     before: Float64[np.ndarray, "n k"],
     into: Float64[np.ndarray, "n k"],
     y: Float64[np.ndarray, " n"],
-    pairs: Float32[np.ndarray, "n 2 slots k"],
+    pairs: UInt16[np.ndarray, "n 2 slots k"],
     scale: float,
     tried: int,
     products: Float64[np.ndarray, " both"],
 ) -> Sums:
-    """y_i <- <g_i, v_i> and into_i <- (g_i - y_i v_i) / (scale root_i) with g = C V, in one pass with what L-BFGS asks of it.
+    """y_i <- <g_i, v_i> and into_i <- (g_i - y_i v_i) / (scale root_i), g = C V; and in the same pass what L-BFGS asks.
 
     pairs[:, 1, tried] <- into - before, the change of the gradient. products[j] and products[slots + j] <- the inner
     products of the new gradient with pairs[:, 0, j] (steps) and pairs[:, 1, j] (changes), that of `tried` included.
@@ -87,7 +101,7 @@ def gradient(
     if not extension.allowed():
         extension.warn_once()
         return _gradient(off, *arrays)
-    kernels = extension.module()
+    kernels: Any = extension.module()
     if isinstance(off, sp.csr_array):
         return Sums(*kernels.gradient_sparse(off.data, off.indices, off.indptr, *arrays))
     return Sums(*kernels.gradient_dense(off, *arrays))
@@ -101,18 +115,20 @@ def step(
     by_gradient: float,
     length: float,
     moved: Float64[np.ndarray, "n k"],
-    pairs: Float32[np.ndarray, "n 2 slots k"],
+    pairs: UInt16[np.ndarray, "n 2 slots k"],
     tried: int,
 ) -> float:
-    """moved <- rows of V + length p, normalised; p = (by_gradient gradient + sum_j by_pairs[j] pairs[j]) / root, tangent.
+    """moved <- rows of V + length p, normalised; p is tangent.
 
+    p = (by_gradient gradient + sum_j by_pairs[j] pairs[j]) / root, less its components along the rows of V.
     pairs[:, 0, tried] <- length p root, the step in scaled coordinates. Returns its inner product with `gradient`.
     """
     arrays = (V, root, gradient, by_pairs, by_gradient, length, moved, pairs, tried)
-    if extension.allowed():
-        return float(extension.module().step(*arrays))
-    extension.warn_once()
-    return _step(*arrays)
+    if not extension.allowed():
+        extension.warn_once()
+        return _step(*arrays)
+    kernels: Any = extension.module()
+    return float(kernels.step(*arrays))
 
 
 def _sweep_sparse(off: sp.csr_array, V: np.ndarray, y: np.ndarray) -> float:
@@ -160,9 +176,9 @@ def _gradient(
     np.einsum("ik,ik->i", product, V, out=y)
     tangent = product - y[:, None] * V
     np.divide(tangent, (scale * root)[:, None], out=into)
-    pairs[:, 1, tried] = into - before
-    change = pairs[:, 1, tried].astype(np.float64)
-    products[:] = np.einsum("iask,ik->as", pairs, into).ravel()
+    pairs[:, 1, tried] = narrowed(into - before)
+    change = widened(pairs[:, 1, tried]).astype(np.float64)
+    products[:] = np.einsum("iask,ik->as", widened(pairs), into).ravel()
     squares = (float(np.vdot(x, x)) for x in (tangent, product, change))
     return Sums(math.fsum(y), *squares)
 
@@ -179,9 +195,9 @@ def _step(
     tried: int,
 ) -> float:
     used = by_pairs.reshape(2, -1) != 0  # the slot tried may hold anything
-    direction = by_gradient * gradient + np.einsum("iak,a->ik", pairs[:, used], by_pairs[used.ravel()])
+    direction = by_gradient * gradient + np.einsum("iak,a->ik", widened(pairs[:, used]), by_pairs[used.ravel()])
     direction -= np.einsum("ik,ik->i", direction, V)[:, None] * V
-    pairs[:, 0, tried] = length * direction
+    pairs[:, 0, tried] = narrowed(length * direction)
     np.add(V, direction * (length / root)[:, None], out=moved)
     moved /= np.sqrt(np.einsum("ik,ik->i", moved, moved))[:, None]
-    return float(np.vdot(pairs[:, 0, tried].astype(np.float64), gradient))
+    return float(np.vdot(widened(pairs[:, 0, tried]).astype(np.float64), gradient))

@@ -51,12 +51,12 @@ class Descent:
         self._other = kernels.aligned(self.V.shape)
         self._gradient, self._other_gradient = kernels.aligned(self.V.shape), kernels.aligned(self.V.shape)
         self.y, self._other_y = np.zeros(n), np.zeros(n)
-        self._pairs = kernels.aligned((n, 2, SLOTS, self.V.shape[1]), np.float32)
+        self._pairs = kernels.aligned((n, 2, SLOTS, self.V.shape[1]), np.uint16)
         self._sweeps = sweeps
         self._restart()
 
     def run(self, iterations: int, *, residual: float = 0.0) -> None:
-        """At most `iterations` more products with C; fewer once the residual is at most `residual` or rounding stops it."""
+        """At most `iterations` more products with C; fewer once residual <= `residual`, or where rounding stops it."""
         end = self.iterations + iterations
         now = min(self._sweeps, iterations)
         if now:
@@ -80,7 +80,7 @@ class Descent:
         self._products = np.zeros(2 * SLOTS)
         sums = self._evaluate(self.V, self._gradient, self.y, self._products)
         sizes = np.abs(self.y)
-        # Relative to their mean: the history, in float32, then has no units.
+        # Relative to their mean: the history, whose range is that of float32, then has no units.
         self._scale = float(sizes.mean()) or 1.0
         self._root = np.sqrt(np.maximum(sizes / self._scale, FLOOR))
         self._gradient /= (self._scale * self._root)[:, None]
@@ -116,7 +116,7 @@ class Descent:
             )
             sums = self._evaluate(self._other, self._other_gradient, self._other_y, products)
             self.iterations += 1
-            # The value is twice what the slope belongs to. Within rounding, the slope there decides (Hager & Zhang 2005).
+            # Slopes are of half the value. Within rounding of it, the slope there decides: Hager & Zhang 2005.
             change, ahead = (sums.multipliers - self._multipliers) / self._scale, products[history.free]
             if change <= 2 * DECREASE * slope or (abs(change) <= noise and abs(ahead) <= -slope):
                 break
