@@ -82,7 +82,7 @@ def lattice(of: Cost) -> tuple[Fraction, Fraction] | None:
     entries have no divisor above 2^-40 of the largest.
     """
     entries = of.entries()
-    constant = sum((Fraction(d) for d in of.diagonal[of.diagonal != 0]), Fraction(0))
+    constant = _exact_sum(of.diagonal[of.diagonal != 0])
     if not len(entries):
         return constant, Fraction(0)
     # Entries are integers times a power of two; below 2^52 of them, int64 is exact.
@@ -111,6 +111,13 @@ def next_attainable(bound: float, of: Cost) -> float:
         return bound
     nearest = float(exact)
     return nearest if Fraction(nearest) <= exact else math.nextafter(nearest, -math.inf)
+
+
+def _exact_sum(values: np.ndarray) -> Fraction:
+    """Of floats: their denominators are powers of two, so the largest is common."""
+    ratios = [value.as_integer_ratio() for value in values.tolist()]
+    common = max((denominator for _, denominator in ratios), default=1)
+    return Fraction(sum(numerator * (common // denominator) for numerator, denominator in ratios), common)
 
 
 def _float64(C: Matrix) -> np.ndarray | sp.csr_array:

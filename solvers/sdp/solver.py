@@ -23,7 +23,7 @@ from solvers.sdp.reduction import Reduced, reduce
 from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
 
 MOST_ITERATIONS = 200_000  # products with C
-FIRST_LOOK = 0.4  # residual of the first look, relative to the root of the gap asked
+FIRST_LOOK = 0.12  # residual of the first look, relative to the root of the gap asked
 GRACE = 1.0  # seconds, or the time limit where that is more, that a last proof may take beyond the limit
 NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
 
@@ -44,7 +44,7 @@ def solve(
     C: symmetric, dense or sparse; its diagonal is a constant. rank: columns to start with; "auto": near 2 log2 n; more
     along negative curvature where a stationary point cannot be certified, at most ceil(sqrt(2n)) + 1.
     warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
-    labelled so; "none" stops where the descent's relative residual is below 0.4 sqrt(gap), without any bound.
+    labelled so; "none" stops where the descent's relative residual is below 0.12 sqrt(gap), without any bound.
     device: "cpu" (native kernels), or a torch device for the descent of a dense C; proofs are made on the CPU.
     time_limit: seconds; the best certified interval by then is returned, with status "time_limit"; a last proof may
     take as long again.
@@ -205,7 +205,7 @@ def _fall(excess: float) -> float:
     Predicted gaps fall with about the power 3/2 of the residual; but no further than to a quarter at once, and by a
     fifth at least.
     """
-    return float(min(0.8, max(0.25, (0.4 / max(excess, 1e-300)) ** (2 / 3))))
+    return float(min(0.65, max(0.25, (0.4 / max(excess, 1e-300)) ** (2 / 3))))
 
 
 def _start(
