@@ -12,7 +12,7 @@ from core.transfer import trained_twin
 from methods import make, register
 from solvers.geometric import real_solvers
 from solvers.layerwise import binarise
-from solvers.sign_regression import RelaxedAndRounded, descended, kept
+from solvers.sign_regression import Fitter, RelaxedAndRounded, descended, kept
 
 
 @register("layerwise-sdp")
@@ -20,9 +20,10 @@ def layerwise_sdp(
     *,
     share: float = 0.8,
     signs: Literal["sdp", "descent", "own"] = "sdp",
-    gap: float = 1e-2,
+    gap: float = 5e-2,
     turns: int = 2,
-    hyperplanes: int = 50,
+    hyperplanes: int = 20,
+    largest: int = 1024,
     examples: int = 10_000,
     rows: int = 20_000,
     slope_window: float = 1.0,
@@ -30,20 +31,22 @@ def layerwise_sdp(
     """share: of the budget's steps, that train the full-precision network; the rest is charged for the binarisation.
 
     signs: of a neuron, fitted to the real network's pre-activations on inputs that are binary below: by the relaxation
-    (sdp: proven to `gap`, rounded by `hyperplanes`, `turns` of signs and scale), by single flips (descent), or the real
-    weights' own. examples: of the training set, that the layers see; rows: at most that many of a layer's problem.
-    slope_window: where the slope of a binary activation is 1.
+    (sdp: proven to `gap`, rounded by `hyperplanes`, `turns` of signs and scale; by descent where a neuron has more than
+    `largest` weights), by single flips (descent), or the real weights' own. examples: of the training set, which pass
+    through at once; rows: of a layer's problem, at most. slope_window: where the slope of a binary activation is 1.
     """
-    fits = {"sdp": RelaxedAndRounded(gap=gap, turns=turns, hyperplanes=hyperplanes), "descent": descended, "own": kept}
+    relaxed = RelaxedAndRounded(gap, turns, hyperplanes, largest)
+    fits: dict[str, Fitter] = {"sdp": relaxed, "descent": descended, "own": kept}
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1]: of the budget's steps (got {share})")
     if signs not in fits:
-        raise ValueError(f"signs must be one of {', '.join(fits)} (got {signs!r})")
+        raise ValueError(f"signs must be sdp, descent or own (got {signs!r})")
+    if min(examples, rows) < 2:
+        raise ValueError(f"examples and rows must be >= 2: a regression (got {examples} and {rows})")
     activations = SignActivation(ClippedStraightThrough(slope_window))
 
     def prepare(given: Preparation) -> Prepared:
-        control = make("full-precision", slope_window=slope_window)
-        twin = trained_twin(given, control, int(share * given.budget.steps))
+        twin = trained_twin(given, make("full-precision", slope_window=slope_window), int(share * given.budget.steps))
         inputs = as_float(given.problem.train.inputs[:examples], given.model)
         layers = binarise(given.model, twin, inputs, fits[signs], activations, given.rng, rows=rows)
         return Prepared(steps=given.budget.steps, facts={"layers": layers})

@@ -8,7 +8,7 @@ network itself. For post-training quantisation by layers on the quantised networ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,8 @@ from core.laws import Settled
 from core.layers import BatchNorm
 from core.readings import plain
 from core.statistics import Estimation, Statistics
-from solvers.sign_regression import Fit, Matrix, Regression, total
+from solvers.sign_regression import SOLVED, Fitter, Matrix, Regression, total
 
-Fitter = Callable[[Regression, np.ndarray], Fit]
 CHUNK = 64  # examples whose patches are formed at a time
 
 
@@ -79,7 +78,8 @@ class Binarising:
             target = self.targets[law]
             X = _double(chosen_rows(contract, x, law.shape, target.chosen))
             problem = Regression.of(X, _double(target.outputs))
-            signs, facts = fitted(problem, _double(target.weights.flatten(1)), self.fit)
+            seed = int(torch.randint(2**31, (1,), generator=rng, device=rng.device))
+            signs, facts = fitted(problem, _double(target.weights.flatten(1)), self.fit, seed)
             law.settle(torch.from_numpy(signs).reshape(law.shape))
             named = {"layer": self.names[law], "weights": list(law.shape), "rows": len(X)}
             self.layers.append({**named, **facts, "seconds": time.perf_counter() - started})
@@ -113,31 +113,32 @@ def binarise(
     return binarising.layers
 
 
-def fitted(problem: Regression, real: Matrix, fit: Fitter) -> tuple[Matrix, dict[str, Any]]:
+def fitted(problem: Regression, real: Matrix, fit: Fitter, seed: int) -> tuple[Matrix, dict[str, Any]]:
     """Signs for a layer from its real weights (O, I), and what is known of them as plain numbers.
 
     Constant inputs and outputs decide nothing: there the signs are those of the real weights. Errors are shares of a
-    neuron's variance, averaged over the layer's neurons: `error` at the certified scales, its proven lower bound
-    `bound` (None unless every neuron's is proven), `floor` of real weights by least squares, `signs_error` of the real
-    weights' own signs at their best scale. gap = (error - bound) / error; avoidable = (error - bound) / (error - floor)
-    is the share of the price of signs that is not proven necessary. proven: neurons of `neurons`.
+    neuron's variance, averaged over the layer's neurons: `error` at the scales of the fit, `signs_error` of the real
+    weights' own signs and `floor` of the best real weights. bound: proven for `error` at these scales, a neuron without
+    a proof counting 0. proven: of `neurons`. gap = (error - bound) / error; avoidable = (error - bound) /
+    (error - floor) is the share of the price of signs that is not proven necessary. No bound where nothing was proven.
     """
     signs = np.where(real >= 0, 1.0, -1.0)
-    neurons, inputs = problem.squares > 0, problem.varied()
-    part = problem.restricted(neurons, inputs)
-    here = np.ix_(neurons, inputs)
-    start = signs[here]
-    own = part.errors(start, part.scales(start)) / part.squares
-    facts: dict[str, Any] = {"neurons": int(neurons.sum()), "signs_error": float(own.mean()) if len(own) else 0.0}
+    neurons, inputs = problem.varied_outputs(), problem.varied_inputs()
+    facts: dict[str, Any] = {"neurons": int(neurons.sum())}
     if not (neurons.any() and inputs.any()):
         return signs, facts
-    found = fit(part, start)
+    part, here = problem.restricted(neurons, inputs), np.ix_(neurons, inputs)
+    start = signs[here]
+    found = fit(part, start, seed)
     signs[here] = found.signs
-    error, floor = float((found.errors / part.squares).mean()), float((part.floor() / part.squares).mean())
-    facts |= {"error": error, "floor": floor, "proven": int(found.proven.sum())}
-    if found.proven.all():
-        bound = total(found.bounds / part.squares) / len(found.bounds)
-        facts |= {"bound": bound, "gap": (error - bound) / error, "avoidable": (error - bound) / (error - floor)}
+    mine, own, least = found.errors, part.errors(start, part.scales(start)), part.floor()
+    error, own_error, floor = (float((values / part.squares).mean()) for values in (mine, own, least))
+    facts |= {"error": error, "signs_error": own_error, "floor": floor, "proven": int(found.proven.sum())}
+    if found.proven.any():
+        bounds = np.where(found.proven, np.maximum(found.bounds, 0.0), 0.0)
+        bound = total(bounds / part.squares) / len(bounds)
+        facts |= {"bound": bound, "gap": (error - bound) / max(error, SOLVED)}
+        facts["avoidable"] = (error - bound) / max(error - floor, SOLVED)
     return signs, facts
 
 
@@ -149,7 +150,7 @@ def chosen_rows(contract: Contract, x: Tensor, shape: torch.Size, chosen: Tensor
     if not isinstance(contract, Rows):
         raise UnsupportedReading(f"{type(contract).__name__} has no `rows`: the layer cannot be binarised by itself")
     parts, start = [], 0
-    for batch in x.split(CHUNK):
+    for batch in torch.split(x, CHUNK):
         found = contract.rows(batch, shape)
         inside = chosen[(chosen >= start) & (chosen < start + len(found))]
         parts.append(found[inside - start])

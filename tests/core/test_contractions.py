@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from core.contractions import Convolution, Dense, Pixels, Watched
+from core.interface import UnsupportedReading
 
 F64 = torch.float64
 SHAPES = [  # stride, padding, groups, channels, outputs, kernel, image
@@ -171,3 +172,32 @@ def test_both_sums_pass_gradcheck(inner):
         value.requires_grad_()
     assert torch.autograd.gradcheck(inner, (x, weights))
     assert torch.autograd.gradcheck(inner.squares, (x, weights))
+
+
+# ------------------------------------------------------------------ as one product
+
+
+@EVERY_SHAPE
+def test_rows_times_the_weights_are_the_outputs(shape):
+    contract, x, weights = layer(shape)
+    if contract.groups > 1:
+        with pytest.raises(UnsupportedReading, match=f"{contract.groups} groups"):
+            contract.rows(x, weights.shape)
+        return
+    product = contract.rows(x, weights.shape) @ weights.flatten(1).T
+    outputs = contract(x, weights).flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(product, outputs, rtol=1e-12, atol=1e-12)  # two orders of a sum of a few terms
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_rows_of_raw_pixels_are_normalised_border_and_all(padding):
+    pixels = Pixels(Convolution(padding=padding), torch.tensor(100.0, dtype=F64), torch.tensor(0.02, dtype=F64))
+    x, weights = normal(2, 1, 5, 4).abs() * 50, normal(3, 1, 3, 3, seed=8)
+    product = pixels.rows(x, weights.shape) @ weights.flatten(1).T
+    outputs = pixels(x, weights).flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(product, outputs, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_of_a_dense_map_are_its_inputs():
+    x = normal(4, 3)
+    assert Dense().rows(x, torch.Size([2, 3])) is x
