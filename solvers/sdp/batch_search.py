@@ -18,9 +18,10 @@ from solvers.sdp.solution import Certify
 
 LOOK_EVERY = 8  # iterations between looks
 MOST_ITERATIONS = 5000  # at one rank
-# Residual of the first look, relative to the root of the gap: the gap that polished multipliers leave is of second
-# order in the residual.
-FIRST_LOOK = 0.05
+# Residual of the first look, relative to the root of the gap in units of the residual: the gap that polished
+# multipliers leave is of second order in the residual.
+FIRST_LOOK = 0.15
+STATIONARY = 1e-2  # residual relative to the same gap, from which more descent at this rank would not close it
 FALL = 1.5  # by which the residual falls between two looks at a task
 SAFETY = 0.999  # of the gap allowed: the rest is for rounding of the value
 ENTRIES_AT_ONCE = 2**24  # of the descent's state: 128 MiB
@@ -106,11 +107,12 @@ class Search:
         while len(tasks):
             descent.run(LOOK_EVERY)
             residual = descent.residual
-            due = ((residual <= self._first_look()) & (residual <= failed_at / FALL)).nonzero()[:, 0]
+            aim = self._aim(tasks, descent)
+            due = ((residual <= FIRST_LOOK * aim.sqrt()) & (residual <= failed_at / FALL)).nonzero()[:, 0]
             closed = torch.zeros(len(tasks), dtype=torch.bool)
             closed[due] = self._look(tasks[due], descent, due)
             failed_at[due] = residual[due]
-            ended = self._ended(tasks, descent, ~closed)
+            ended = self._ended(tasks, descent, ~closed, aim)
             leaving = closed | ended
             if leaving.any():
                 self._record(tasks, leaving.nonzero()[:, 0], descent)
@@ -119,7 +121,7 @@ class Search:
                 tasks, failed_at = tasks[staying], failed_at[staying]
                 descent.take(staying)
         found = torch.cat(left)
-        return found[torch.as_tensor(np.isin(self.status[found], ["stationary", "stalled"]))]
+        return found[torch.as_tensor(np.isin(self.status[found.numpy()], ["stationary", "stalled"]))]
 
     def _descent(self, tasks: Int64[Tensor, " some"], V: Float[Tensor, "some n k"]) -> BatchedDescent | NativeDescent:
         problems = self.problems.take(tasks.to(self.problems.off.device))
@@ -130,24 +132,31 @@ class Search:
         extension.warn_once()
         return BatchedDescent(problems, V)
 
-    def _first_look(self) -> float:
-        return FIRST_LOOK * math.sqrt(self.gap)
+    def _aim(self, tasks: Int64[Tensor, " some"], descent: BatchedDescent | NativeDescent) -> Float[Tensor, " some"]:
+        """The gap asked, relative to the scale of C_t, the sum of the |y_i|, as residuals are."""
+        scale = descent.multipliers(torch.arange(len(tasks))).abs().sum(1)
+        allowed = self.gap * (self.sums[tasks] + descent.value).abs().clamp(min=1)
+        return allowed / torch.maximum(allowed, scale)
 
     def _ended(
-        self, tasks: Int64[Tensor, " some"], descent: BatchedDescent | NativeDescent, still: Bool[Tensor, " some"]
+        self,
+        tasks: Int64[Tensor, " some"],
+        descent: BatchedDescent | NativeDescent,
+        still: Bool[Tensor, " some"],
+        aim: Float[Tensor, " some"],
     ) -> Bool[Tensor, " some"]:
         """Those of the tasks `still` open that will not get further at this rank, or must stop; their status says why.
 
         Where several reasons hold, the last of these is given.
         """
         reasons = {
-            "stationary": descent.residual <= max(1e-2 * self.gap, 1e-13),
+            "stationary": descent.residual <= (STATIONARY * aim).clamp(min=1e-13),
             "stalled": descent.stalled,
             "iteration_limit": still & (descent.iterations >= MOST_ITERATIONS),
             "time_limit": still & (time.perf_counter() > self.deadline),
         }
         for status, where in reasons.items():
-            self.status[tasks[still & where]] = status
+            self.status[tasks[still & where].numpy()] = status
         return still & torch.stack(list(reasons.values())).any(0)
 
     def _look(
@@ -155,7 +164,7 @@ class Search:
     ) -> Bool[Tensor, " due"]:
         """Whether the gap asked holds, for these tasks at this point; keeps what proves it."""
         if self.certify == "none" or not len(tasks):
-            self.status[tasks], self.closed[tasks] = "stationary", True
+            self.status[tasks.numpy()], self.closed[tasks] = "stationary", True
             return torch.ones(len(tasks), dtype=torch.bool)
         start = time.perf_counter()
         value, weight = self.sums[tasks] + descent.value[due], 3 * descent.residual[due]
@@ -169,7 +178,7 @@ class Search:
             self.diagonal[tasks[trial[success]]] = diagonal[success]
             closed[trial[success]] = True
         self.closed[tasks[closed]] = True
-        self.status[tasks[closed]] = "certified" if self.certify == "rigorous" else "estimated"
+        self.status[tasks[closed].numpy()] = "certified" if self.certify == "rigorous" else "estimated"
         self.certifying += time.perf_counter() - start
         return closed
 

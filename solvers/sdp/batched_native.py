@@ -13,9 +13,9 @@ LANES = 8  # columns a factor is padded to: one register of 512 bits
 
 
 class NativeDescent:
-    """`BatchedDescent` with the same iterates up to rounding."""
+    """`BatchedDescent` with the same iterates up to rounding. level: of the CPU, as in `core.extension`."""
 
-    def __init__(self, problems: Quadratics, V: Float[Tensor, "T n k"]) -> None:
+    def __init__(self, problems: Quadratics, V: Float[Tensor, "T n k"], *, level: int | None = None) -> None:
         (tasks, n, self.rank), new = V.shape, problems.off.new_zeros
         width = -(-self.rank // LANES) * LANES
         self.V, self.tangent = new(tasks, n, width), new(tasks, n, width)
@@ -26,7 +26,7 @@ class NativeDescent:
         self._step, self._value, self._residual = new(tasks) + 1, new(tasks), new(tasks)
         module = extension.module()
         assert module is not None, "ask core.extension.allowed() first"
-        self.kernels, self.level = module, module.best_level()
+        self.kernels, self.level = module, module.best_level() if level is None else level
         linear = new(tasks, n) if problems.linear is None else problems.linear
         data = (problems.off, linear, self.V, self.tangent, self.y, self.inverse, self.history, self.inner, self.valid)
         self.state = module.BatchState(*(a.numpy() for a in (*data, self._step, self._value, self._residual)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int8, Num
+from jaxtyping import Float, Int8
 
 EXACT_BELOW = 2**53  # integers that float64 adds and multiplies without rounding
 
@@ -18,7 +18,7 @@ class Normal(NamedTuple):
     constants: Float[np.ndarray, " T"]
 
 
-def normal(X: Num[np.ndarray, "m n"], Y: Num[np.ndarray, "m T"]) -> Normal:
+def normal(X: np.ndarray, Y: np.ndarray) -> Normal:  # (m, n), (m, T)
     """G = X'X, B = Y'X and ||Y[:, t]||^2 in float64: T problems over signs that share their Gram matrix.
 
     Free of rounding where `exact(X, Y)`. Raises ValueError for shapes that disagree, empty or non-finite data.
@@ -31,7 +31,7 @@ def normal(X: Num[np.ndarray, "m n"], Y: Num[np.ndarray, "m T"]) -> Normal:
     return Normal(gram, np.ascontiguousarray(y.T @ x), np.einsum("mt,mt->t", y, y))
 
 
-def least_squares(X: Num[np.ndarray, "m n"], y: Num[np.ndarray, " m"]) -> Float[np.ndarray, "rows rows"]:
+def least_squares(X: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "rows rows"]:  # (m, n), (m,)
     """C with ||y - Xw||^2 = x'Cx, x = (w, 1): C = [[X'X, -X'y], [-y'X, ||y||^2]], n + 1 rows.
 
     x and -x have the same value: w = x[:n] x[n] (`signs_of`). Free of rounding where `exact(X, y)`; elsewhere a bound
@@ -50,7 +50,7 @@ def bordered(
     return np.block([[G, -b[:, None]], [-b[None], np.full((1, 1), constant)]])
 
 
-def exact(X: Num[np.ndarray, "m n"], y: np.ndarray) -> bool:
+def exact(X: np.ndarray, y: np.ndarray) -> bool:  # (m, n), (m,) or (m, T)
     """Whether X'X, X'y and ||y||^2 are free of rounding: integers whose sums of products stay below 2^53.
 
     Then a bound of the problem is one for the data themselves, and every value over signs is an integer.
