@@ -78,44 +78,68 @@ std::tuple<double, double, double, double> gradient_with(
 }  // namespace
 
 void bind_sweeps(nb::module_& m) {
+    // An array that does not fit is refused, never converted: results would be written into a copy.
+    const auto as = [](const char* name) { return nb::arg(name).noconvert(); };
     m.attr("SLOTS") = SLOTS;
-    m.def("sweep_dense", [](Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
-        return sweep_with<double>(dense(off), factor, multipliers);
-    });
-    m.def("sweep_sparse", [](Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
-                             Array<double, 1> multipliers) {
-        return sweep_with<double>(sparse(data, indices, indptr), factor, multipliers);
-    });
-    m.def("sweep_dense_single", [](Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
-        return sweep_with<float>(dense(off), factor, multipliers);
-    });
-    m.def("sweep_sparse_single", [](Array<const float, 1> data, Indices indices, Indices indptr,
-                                    Array<float, 2> factor, Array<float, 1> multipliers) {
-        return sweep_with<float>(sparse(data, indices, indptr), factor, multipliers);
-    });
-    m.def("gradient_dense", [](Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
-                               Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers,
-                               Pairs pairs, double scale, int tried, Array<double, 1> products) {
-        return gradient_with(dense(off), factor, root, before, gradient, multipliers, pairs, scale, tried, products);
-    });
-    m.def("gradient_sparse", [](Array<const double, 1> data, Indices indices, Indices indptr,
-                                Array<const double, 2> factor, Array<const double, 1> root,
-                                Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers,
-                                Pairs pairs, double scale, int tried, Array<double, 1> products) {
-        return gradient_with(sparse(data, indices, indptr), factor, root, before, gradient, multipliers, pairs, scale, tried,
-                             products);
-    });
-    m.def("step", [](Array<const double, 2> factor, Array<const double, 1> root, Array<const double, 2> gradient,
-                     Array<const double, 1> by_pairs, double by_gradient, double length, Array<double, 2> moved,
-                     Pairs pairs, int tried) {
-        require_alike(static_cast<std::int64_t>(factor.shape(0)), factor, gradient.shape(0), gradient.shape(1), root,
-                      pairs, tried);
-        require(moved.shape(0) == factor.shape(0) && moved.shape(1) == factor.shape(1), "V and moved must be alike");
-        require(by_pairs.shape(0) == 2 * SLOTS, "by_pairs (2 SLOTS)");
-        const Step arguments{static_cast<std::int64_t>(factor.shape(0)), static_cast<std::int64_t>(factor.shape(1)),
-                             factor.data(), root.data(), gradient.data(), by_pairs.data(), by_gradient, length,
-                             moved.data(), pairs.data(), tried};
-        const nb::gil_scoped_release unlocked;
-        return BITRELAX_AT(best_level(), step)(arguments);
-    });
+    m.def(
+        "sweep_dense",
+        [](Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
+            return sweep_with<double>(dense(off), factor, multipliers);
+        },
+        as("off"), as("factor"), as("multipliers"));
+    m.def(
+        "sweep_sparse",
+        [](Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
+           Array<double, 1> multipliers) {
+            return sweep_with<double>(sparse(data, indices, indptr), factor, multipliers);
+        },
+        as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
+    m.def(
+        "sweep_dense_single",
+        [](Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
+            return sweep_with<float>(dense(off), factor, multipliers);
+        },
+        as("off"), as("factor"), as("multipliers"));
+    m.def(
+        "sweep_sparse_single",
+        [](Array<const float, 1> data, Indices indices, Indices indptr, Array<float, 2> factor,
+           Array<float, 1> multipliers) {
+            return sweep_with<float>(sparse(data, indices, indptr), factor, multipliers);
+        },
+        as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
+    m.def(
+        "gradient_dense",
+        [](Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
+           Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers, Pairs pairs,
+           double scale, int tried, Array<double, 1> products) {
+            return gradient_with(dense(off), factor, root, before, gradient, multipliers, pairs, scale, tried, products);
+        },
+        as("off"), as("factor"), as("root"), as("before"), as("gradient"), as("multipliers"), as("pairs"), "scale"_a,
+        "tried"_a, as("products"));
+    m.def(
+        "gradient_sparse",
+        [](Array<const double, 1> data, Indices indices, Indices indptr, Array<const double, 2> factor,
+           Array<const double, 1> root, Array<const double, 2> before, Array<double, 2> gradient,
+           Array<double, 1> multipliers, Pairs pairs, double scale, int tried, Array<double, 1> products) {
+            return gradient_with(sparse(data, indices, indptr), factor, root, before, gradient, multipliers, pairs,
+                                 scale, tried, products);
+        },
+        as("data"), as("indices"), as("indptr"), as("factor"), as("root"), as("before"), as("gradient"),
+        as("multipliers"), as("pairs"), "scale"_a, "tried"_a, as("products"));
+    m.def(
+        "step",
+        [](Array<const double, 2> factor, Array<const double, 1> root, Array<const double, 2> gradient,
+           Array<const double, 1> by_pairs, double by_gradient, double length, Array<double, 2> moved, Pairs pairs,
+           int tried) {
+            const auto rows = static_cast<std::int64_t>(factor.shape(0)), width = static_cast<std::int64_t>(factor.shape(1));
+            require_alike(rows, factor, gradient.shape(0), gradient.shape(1), root, pairs, tried);
+            require(moved.shape(0) == factor.shape(0) && moved.shape(1) == factor.shape(1), "V and moved must be alike");
+            require(by_pairs.shape(0) == 2 * SLOTS, "by_pairs must be (2 SLOTS)");
+            const Step arguments{rows,        width,  factor.data(), root.data(),  gradient.data(), by_pairs.data(),
+                                 by_gradient, length, moved.data(),  pairs.data(), tried};
+            const nb::gil_scoped_release unlocked;
+            return BITRELAX_AT(best_level(), step)(arguments);
+        },
+        as("factor"), as("root"), as("gradient"), as("by_pairs"), "by_gradient"_a, "length"_a, as("moved"), as("pairs"),
+        "tried"_a);
 }
