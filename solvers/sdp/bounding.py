@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from solvers.sdp.certificate import Proof, dominated, prove, rounding_margin
@@ -11,6 +9,7 @@ from solvers.sdp.cholesky import Factoriser
 from solvers.sdp.device import DeviceDescent
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.multipliers import Bounding, candidates
+from solvers.sdp.options import available_memory
 from solvers.sdp.problem import Cost
 
 TRUST = 0.5  # a proof is tried where the predicted gap is below this share of the allowed one; halved by each failure
@@ -85,7 +84,7 @@ class Bounder:
 
     def check_memory(self) -> None:
         """Raises MemoryError before a factorisation that would not fit."""
-        available = _available()
+        available = available_memory()
         if self.factoriser.bytes > available:
             raise MemoryError(
                 f"a proof for {self.of.n} rows factors a dense core of {self.factoriser.core} rows, "
@@ -102,12 +101,3 @@ class Bounder:
         if proof is not None and (self.best is None or proof.bound > self.best.bound):
             self.best = proof
         return proof
-
-
-def _available() -> int:
-    """Bytes of memory that can be allocated without swapping; huge where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return 2**62
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -28,22 +28,28 @@ def largest_rank(n: int) -> int:
     return min(n, math.ceil(math.sqrt(2 * n)) + 1)
 
 
-def full_rank(V: np.ndarray) -> bool:
-    """Whether all columns of V are in use."""
-    values = np.linalg.svd(V, compute_uv=False)
-    return bool(values[-1] > DEPENDENT * values[0])
+def in_use(V: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n used"]:
+    """V rotated, which changes no inner product, without the columns that are small then."""
+    left, values, _ = np.linalg.svd(V, full_matrices=False)
+    used = values > DEPENDENT * values[0]
+    rotated: np.ndarray = left[:, used] * values[used]
+    return rotated
 
 
 def escape(descent: Descent | DeviceDescent, of: Cost, tolerance: float, rng: np.random.Generator) -> bool:
-    """Append columns to the descent's factor along directions of curvature below -tolerance; whether there are any."""
-    V, n = descent.V[:, : descent.rank], of.n
-    room = min(DIRECTIONS, largest_rank(n) - descent.rank)
-    if room < 1 or not full_rank(V):
+    """Append columns to the descent's factor along directions of curvature below -tolerance; whether there are any.
+
+    A factor with columns to spare is left to the descent, which turns them along such directions by itself; but not
+    where it has stalled, at a saddle that it was started from.
+    """
+    V = in_use(descent.V[:, : descent.rank])
+    room = min(DIRECTIONS, largest_rank(of.n) - V.shape[1])
+    if room < 1 or (V.shape[1] < descent.rank and not descent.stalled):
         return False
     directions = negative_directions(of, descent.y, V, tolerance, rng)[:, :room]
     if not directions.shape[1]:
         return False
-    descent.replace(np.hstack([V, SIZE * math.sqrt(n) * directions]), sweeps=2)
+    descent.replace(np.hstack([V, SIZE * math.sqrt(of.n) * directions]), sweeps=2)
     return True
 
 

@@ -1,4 +1,4 @@
-"""What `solve_batch` is asked for, checked before any work, and the memory there is for it."""
+"""What `solve` and `solve_batch` are asked for, checked before any work, and the memory there is for it."""
 
 from __future__ import annotations
 

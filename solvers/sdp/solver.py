@@ -18,6 +18,7 @@ from solvers.sdp.device import DeviceDescent
 from solvers.sdp.growth import escape, largest_rank
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.multipliers import Bounding
+from solvers.sdp.options import check_options
 from solvers.sdp.problem import Cost, Matrix, cost, next_attainable
 from solvers.sdp.reduction import Reduced, reduce
 from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
@@ -53,7 +54,7 @@ def solve(
     """
     started = time.perf_counter()
     whole = cost(C)
-    _check(gap, rank, certify, seed, time_limit)
+    check_options(gap, rank, certify, seed, time_limit)
     reduced = reduce(whole)
     if reduced is None:
         return _constant(whole, certify, time.perf_counter() - started)
@@ -251,16 +252,3 @@ def _note(status: Status, found: float, asked: float) -> str:
         "iteration_limit": f"stopped after {MOST_ITERATIONS} iterations at a gap of {found:.1e}; {asked:g} was asked",
         "stalled": f"rounding stops the descent at a gap of {found:.1e}; {asked:g} was asked",
     }.get(status, "")
-
-
-def _check(gap: float, rank: object, certify: str, seed: int, time_limit: float | None) -> None:
-    if not (0 < gap < math.inf):
-        raise ValueError(f"gap must be a positive number, the relative gap to prove (got {gap})")
-    if rank != "auto" and not (isinstance(rank, (int, np.integer)) and rank >= 1):
-        raise ValueError(f"rank must be 'auto' or a positive integer, the columns to start with (got {rank!r})")
-    if certify not in ("rigorous", "estimate", "none"):
-        raise ValueError(f"certify must be 'rigorous', 'estimate' or 'none' (got {certify!r})")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative (got {seed})")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit must be positive seconds or None (got {time_limit})")

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from solvers.sdp import bounding, growth, prove, solve, solver
 from solvers.sdp.device import DeviceDescent
+from solvers.sdp.options import check_options
 from solvers.sdp.problem import cost
 from solvers.sdp.reduction import reduce
 
@@ -79,7 +80,7 @@ def test_at_an_optimum_no_column_is_added():
     used = values > 0.05 * values[0]
     descent = solver.Descent(C, left[:, used] * values[used], sweeps=0)
     descent.run(300)
-    assert growth.full_rank(descent.V[:, : descent.rank])
+    assert growth.in_use(descent.V[:, : descent.rank]).shape[1] == descent.rank
     assert not growth.escape(descent, C, 1e-4, np.random.default_rng(1))
 
 
@@ -130,14 +131,14 @@ def test_a_gap_below_what_rounding_allows_says_what_is_provable():
 
 
 def test_memory_that_will_not_suffice_is_said_before_any_work(monkeypatch):
-    monkeypatch.setattr(bounding, "_available", lambda: 1000)
+    monkeypatch.setattr(bounding, "available_memory", lambda: 1000)
     monkeypatch.setattr(solver.Descent, "run", lambda *_, **__: pytest.fail("it has begun"))
     with pytest.raises(MemoryError, match=r"a proof for 300 rows factors a dense core of 300 rows.*certify='estimate'"):
         solve(gaussian(300))
 
 
 def test_without_a_proof_no_memory_is_asked_for(monkeypatch):
-    monkeypatch.setattr(bounding, "_available", lambda: 1000)
+    monkeypatch.setattr(bounding, "available_memory", lambda: 1000)
     assert solve(gaussian(30), certify="estimate").status == "estimated"
 
 
@@ -150,13 +151,23 @@ def test_a_warm_start_saves_iterations_and_keeps_the_value():
         assert again.value == pytest.approx(cold.value, rel=2e-6)
 
 
+@pytest.mark.parametrize("columns", [1, 4, 12])
+def test_a_warm_start_at_a_saddle_is_left(columns):
+    C = gaussian(60, 4)
+    signs = np.where(np.random.default_rng(0).standard_normal(60) < 0, -1.0, 1.0)
+    saddle = np.zeros((60, columns))
+    saddle[:, 0] = signs  # rank 1: the gradient vanishes, whatever the signs
+    solution = solve(C, warm=saddle)
+    assert solution.status == "certified" and solution.value == pytest.approx(solve(C).value, rel=2e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"gap": 0.0}, "gap must be a positive number"),
         ({"gap": math.nan}, "gap must be a positive number"),
         ({"rank": 0}, "rank must be 'auto' or a positive integer"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must be >= 0"),
         ({"time_limit": 0.0}, "time_limit must be positive seconds"),
         ({"warm": np.ones((3, 2))}, r"warm must be a finite factor of 20 rows \(got shape \(3, 2\)\)"),
         ({"warm": np.full((20, 2), np.nan)}, "warm must be a finite factor"),
@@ -175,7 +186,7 @@ def test_wrong_options_are_named_with_what_they_may_be(options, message):
 )
 def test_wrong_words_are_named_too(rank, certify, message):  # where no type checker has refused them
     with pytest.raises(ValueError, match=message):
-        solver._check(1e-6, rank, certify, 0, None)
+        check_options(1e-6, rank, certify, 0, None)
 
 
 def test_a_sparse_problem_on_a_device_is_refused_by_name():
