@@ -22,6 +22,7 @@ from solvers.sdp.options import available_memory, check_options
 from solvers.sdp.problem import LARGEST_INTEGER, Cost, cost, lattice, next_attainable
 from solvers.sdp.solution import Certify, Seconds
 
+MOST_ESCAPES = 10  # from stationary points; the rank doubles at the first ones
 NEGLIGIBLE = 1e-8  # a singular value of a factor, relative to its largest, that does not count to its rank
 
 
@@ -70,10 +71,11 @@ def solve_batch(
 ) -> BatchSolution:
     """For each row b of B, bound and relax min over w in {-1, +1}^n of w'Gw - 2 b'w + constant.
 
-    G: (n, n) symmetric, never copied per task. B: (T, n), constants: (T,), 0 without. gap: relative, to prove for every task. rank: columns to start with;
-    "auto": near sqrt(n), at most near 2 log2 n; more along negative curvature where that is what a proof lacks. warm: factors with the
-    homogenising row last, to start from. certify, device, time_limit: as in `solve`; a task that the limit cuts off
-    keeps the best bound proven by then. The same seed on the same machine gives the same answer.
+    G: (n, n) symmetric, never copied per task. B: (T, n). constants: (T,); 0 without. gap: relative, to prove for every
+    task. rank: columns to start with; "auto": near sqrt(n), at most near 2 log2 n; more along negative curvature where
+    that is what a proof lacks. warm: factors to start from, the homogenising row last. certify, device, time_limit: as
+    in `solve`; a task that the limit cuts off keeps the best bound proven by then. The same seed on the same machine
+    gives the same answer.
     Raises ValueError and TypeError for data that are not finite, symmetric or of matching shapes, MemoryError before
     allocating what would not fit.
     """
@@ -93,11 +95,12 @@ def solve_batch(
 
 
 def _run(search: Search, V: Float[Tensor, "T n k"]) -> None:
-    """Descend; then again with more columns the tasks that need them, until none does or the rank is the largest."""
+    """Descend; then again, moved along negative curvature, the tasks that are stationary short of their gap."""
     left, largest = search.descend(torch.arange(len(V)), V), largest_rank(V.shape[1] + 1)
-    while len(left) and search.factor.shape[2] < largest and search.certify != "none":
-        k = search.factor.shape[2]
-        left, V = search.grown(left, min(2 * k, largest) - k)
+    for _ in range(MOST_ESCAPES):
+        if not len(left) or search.certify == "none":
+            break
+        left, V = search.grown(left, largest)
         if len(left):
             left = search.descend(left, V)
     search.close()

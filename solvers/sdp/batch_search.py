@@ -27,6 +27,8 @@ SAFETY = 0.999  # of the gap allowed: the rest is for rounding of the value
 ENTRIES_AT_ONCE = 2**24  # of the descent's state: 128 MiB
 FLOPS_AT_ONCE = 4e9  # between two looks at the clock, on the CPU: about half a second
 NEW_COLUMNS = 0.1  # size of the entries of a new column, beside rows of length 1
+DIRECTIONS = 8  # new columns that get a direction at once
+DEPENDENT = 0.02  # singular value, relative to the largest, up to which a column counts as free
 GRACE = 0.1  # of the time limit: for bounding what the limit cut off
 
 
@@ -59,14 +61,26 @@ class Search:
         return torch.cat([self._descend(tasks[group], V[group]) for group in groups])
 
     def grown(
-        self, tasks: Int64[Tensor, " some"], columns: int
+        self, tasks: Int64[Tensor, " some"], largest: int
     ) -> tuple[Int64[Tensor, " grown"], Float[Tensor, "grown n wider"]]:
-        """The tasks with negative curvature outside the range of their factor, and it with `columns` more along it."""
-        least, vectors = lowest(self.family, tasks, -self.raw[tasks], columns)
+        """The tasks with a direction of negative curvature to leave along, and their factors moved along it.
+
+        Eigenvectors of S of negative eigenvalue go into new columns, up to twice as many and at most `largest`, and
+        into those hardly in use once rotated (a factor of signs, or one at a saddle, has such at any width).
+        """
+        full = self.full(tasks)
+        squares, W = torch.linalg.eigh(full.mT @ full)
+        k = full.shape[2]
+        new = max(0, min(2 * k, largest) - k)
+        rotated = torch.nn.functional.pad(full @ W.flip(2), (0, new))
+        free = torch.nn.functional.pad(squares.flip(1) <= DEPENDENT**2 * squares[:, -1:], (0, new), value=True)
+        least, vectors = lowest(self.family, tasks, -self.raw[tasks], min(DIRECTIONS, k + new))
+        count = vectors.shape[2]
+        step = NEW_COLUMNS * math.sqrt(vectors.shape[1]) * vectors.flip(2)
+        rotated[:, :, -count:] += step * free[:, None, -count:]
         allowed = self.gap * self.value[tasks].abs().clamp(min=1) / vectors.shape[1]
-        curved = least < -0.5 * allowed
-        vectors *= NEW_COLUMNS * math.sqrt(vectors.shape[1])
-        return tasks[curved], gauged(torch.cat([self.full(tasks[curved]), vectors[curved]], 2))
+        leaving = free[:, -1] & (least < -0.5 * allowed)
+        return tasks[leaving], gauged(rotated[leaving])
 
     def full(self, tasks: Int64[Tensor, " some"]) -> Float[Tensor, "some rows k"]:
         """Factors with their homogenising row, the last."""

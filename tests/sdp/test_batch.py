@@ -244,6 +244,17 @@ def test_warm_start_reaches_the_same_value_sooner() -> None:
         assert again.iterations.sum() < 0.8 * cold.iterations.sum()
 
 
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_warm_starts_that_are_saddles_are_left(columns: int) -> None:
+    G, B, constants = correlated(9, 6)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (6, 10, 1))  # stationary: every row of CV is along that of V
+    warm = np.pad(signs, ((0, 0), (0, 0), (0, columns - 1)))
+    cold = solve_batch(G, B, constants=constants)
+    found = solve_batch(G, B, constants=constants, warm=warm)
+    assert (found.status == "certified").all()
+    assert (found.bound <= cold.value).all() and (cold.bound <= found.value).all()
+
+
 def test_time_limit_keeps_a_proven_bound_for_every_task(path: str) -> None:
     G, B, constants = correlated(120, 40, examples=300)
     found = solve_batch(G, B, constants=constants, gap=1e-7, time_limit=0.05)
