@@ -70,7 +70,7 @@ def answer(
     of = folded.C
     found = solve_cost(of, gap=gap, rank=rank, seed=seed, time_limit=time_limit)
     begin = time.perf_counter()
-    signs = round_signs(found.factor, of, seed=seed) if cut else None
+    signs = round_signs(found.factor, of, seed=seed, bound=found.bound_integer) if cut else None
     seconds = time.perf_counter() - begin
     value, bound = folded.objective(found.value), folded.bound(found.bound)
     return Answer(

@@ -88,7 +88,7 @@ def _with_sum(y: np.ndarray, total: float) -> np.ndarray:
 def _is_false(of: Cost, bound: float, t: np.ndarray, value: float, scale: float) -> bool:
     """Whether a proof claims what is not: judged to a few roundings of an eigenvalue decomposition."""
     size = of.n * max(scale, float(np.abs(t).max())) * 1e-14
-    return bound > value + size or _least(of, t) < -size
+    return bool(bound > value + size or _least(of, t) < -size)
 
 
 def goals() -> list[Goal]:

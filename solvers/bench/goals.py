@@ -30,7 +30,7 @@ class Setting:
 class Measured:
     """A number, how it came about, and whether what else the goal asks for (a proof, a count) holds."""
 
-    value: float
+    value: int | float
     detail: str
     also: bool = True
 
@@ -69,7 +69,7 @@ class Row:
     """A goal as measured. measured, holds: None where nothing was measured, and `detail` says why."""
 
     id: str
-    measured: float | None
+    measured: int | float | None
     goal: str
     holds: bool | None
     unit: str

@@ -21,14 +21,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.bench.goals import Missing, Setting
-from solvers.sdp.problem import cost
+from solvers.sdp.problem import Matrix, cost
 from solvers.sdp.reference import OPTIONS, Conic
 
 BINARIES = {"csdp": "csdp", "sdpa": "sdpa", "dsdp5": "dsdp5", "lorads": "LoRADS"}
 SECONDS = 900  # a child that takes longer is stopped
 
 
-def primal(C: sp.csr_array, solver: Conic, tolerance: float) -> float:
+def primal(C: Matrix, solver: Conic, tolerance: float) -> float:
     """min <C, X> with X a matrix variable, as a user of cvxpy writes it; returns the value."""
     n = C.shape[0]
     X = cp.Variable((n, n), PSD=True)

@@ -56,7 +56,7 @@ def sparse(file: str, k: int, _setting: Setting) -> Measured:
         start = _factor(off.shape[0], k)
         ours, y = padded(start), np.empty(len(start))
         _check_same(off, plain, start, ours, y)
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             "ours": lambda: [sweep(off, ours, y) for _ in range(SWEEPS)],
             "plain": partial(_repeat, plain, off, start.copy()),
             "fast": partial(_repeat, fast, off, start.copy()),
