@@ -181,8 +181,8 @@ BITRELAX_INLINE Entries<T> sparse_row(const Matrix<T>& off, std::int64_t i) {
     return {off.entries + start, off.columns + start, 0, off.starts[i + 1] - start};
 }
 
-// g += sum_p values[p] v_p over W registers of columns. Few registers are summed in several sets: one set would wait for
-// the latency of its own additions.
+// g += sum_p values[p] v_p over W registers of columns. Few registers are summed in several sets: one set would wait
+// for the latency of its own additions.
 template <bool SPARSE, class T, int W>
 BITRELAX_INLINE void add_terms(const Entries<T>& row, const T* factor, std::int64_t width, Vec<T>* g) {
     constexpr int SETS = W >= 4 ? 1 : W == 1 ? 4 : 2;
@@ -215,7 +215,8 @@ BITRELAX_INLINE void add_row(const Entries<T>& row, const T* factor, std::int64_
 
 // out (R rows, stride `width`) += C (R rows, stride `columns`) V over `count` columns of C and W registers of V's.
 template <class T, int R, int W>
-BITRELAX_INLINE void tile(const T* C, std::int64_t columns, const T* V, std::int64_t width, std::int64_t count, T* out) {
+BITRELAX_INLINE void tile(const T* C, std::int64_t columns, const T* V, std::int64_t width, std::int64_t count,
+                          T* out) {
     constexpr int L = Register<T>::LANES;
     Vec<T> total[R][W] = {};
     for (std::int64_t j = 0; j < count; ++j) {

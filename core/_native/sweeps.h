@@ -26,8 +26,8 @@ struct Sweep {
     T *factor, *multipliers;
 };
 
-// y_i = <g_i, v_i>, g = C V; gradient_i = (g_i - y_i v_i) / (scale root_i); the change of the gradient into the pair tried; and
-// the gradient's inner products with all pairs. pairs: (rows, 2, SLOTS, width), steps before changes,
+// y_i = <g_i, v_i>, g = C V; gradient_i = (g_i - y_i v_i) / (scale root_i); the change of the gradient into the pair
+// tried; and the gradient's inner products with all pairs. pairs: (rows, 2, SLOTS, width), steps before changes,
 // as upper halves of float32 (bfloat16): a history is read twice an iteration, and need not be exact but consistent.
 struct Gradient {
     Matrix<double> off;

@@ -34,17 +34,22 @@ Matrix<T> sparse(const Array<const T, 1>& data, const Indices& indices, const In
     return {static_cast<std::int64_t>(indptr.shape(0)) - 1, data.data(), indptr.data(), indices.data()};
 }
 
+Level checked(int level) {
+    require(level >= 0 && level <= static_cast<int>(best_level()), "CPU level beyond best_level()");
+    return static_cast<Level>(level);
+}
+
 template <class T>
-double sweep_with(const Matrix<T>& off, const Array<T, 2>& factor, const Array<T, 1>& multipliers) {
+double sweep_with(Level level, const Matrix<T>& off, const Array<T, 2>& factor, const Array<T, 1>& multipliers) {
     const auto rows = static_cast<std::size_t>(off.rows);
     require(factor.shape(0) == rows && multipliers.shape(0) == rows, "C, V and y must have equally many rows");
     require(factor.shape(1) * sizeof(T) % 64 == 0, "columns of V must be padded to 64 bytes");
     const Sweep<T> arguments{off, static_cast<std::int64_t>(factor.shape(1)), factor.data(), multipliers.data()};
     const nb::gil_scoped_release unlocked;
     if constexpr (sizeof(T) == 8)
-        return BITRELAX_AT(best_level(), sweep)(arguments);
+        return BITRELAX_AT(level, sweep)(arguments);
     else
-        return BITRELAX_AT(best_level(), sweep_single)(arguments);
+        return BITRELAX_AT(level, sweep_single)(arguments);
 }
 
 using Pairs = Array<std::uint16_t, 4>;
@@ -55,11 +60,12 @@ void require_alike(std::int64_t rows, const Array<const double, 2>& factor, std:
     require(n == static_cast<std::size_t>(rows) && other == n && root.shape(0) == n && pairs.shape(0) == n,
             "all arrays must have equally many rows");
     require(width % 8 == 0 && columns == width && pairs.shape(3) == width, "columns must be padded to 8, alike in all");
-    require(pairs.shape(1) == 2 && pairs.shape(2) == SLOTS && tried >= 0 && tried < SLOTS, "pairs must be (n, 2, SLOTS, k)");
+    require(pairs.shape(1) == 2 && pairs.shape(2) == SLOTS, "pairs must be (n, 2, SLOTS, k)");
+    require(tried >= 0 && tried < SLOTS, "the slot tried must be below SLOTS");
 }
 
 std::tuple<double, double, double, double> gradient_with(
-    const Matrix<double>& off, const Array<const double, 2>& factor, const Array<const double, 1>& root,
+    Level level, const Matrix<double>& off, const Array<const double, 2>& factor, const Array<const double, 1>& root,
     const Array<const double, 2>& before, const Array<double, 2>& gradient_out, const Array<double, 1>& multipliers,
     const Pairs& pairs, double scale, int tried, const Array<double, 1>& products) {
     require_alike(off.rows, factor, before.shape(0), before.shape(1), root, pairs, tried);
@@ -70,7 +76,7 @@ std::tuple<double, double, double, double> gradient_with(
     GradientSums sums;
     {
         const nb::gil_scoped_release unlocked;
-        sums = BITRELAX_AT(best_level(), gradient)(arguments);
+        sums = BITRELAX_AT(level, gradient)(arguments);
     }
     return {sums.multipliers, sums.gradient, sums.product, sums.change};
 }
@@ -83,63 +89,67 @@ void bind_sweeps(nb::module_& m) {
     m.attr("SLOTS") = SLOTS;
     m.def(
         "sweep_dense",
-        [](Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
-            return sweep_with<double>(dense(off), factor, multipliers);
+        [](int level, Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
+            return sweep_with<double>(checked(level), dense(off), factor, multipliers);
         },
-        as("off"), as("factor"), as("multipliers"));
+        "level"_a, as("off"), as("factor"), as("multipliers"));
     m.def(
         "sweep_sparse",
-        [](Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
+        [](int level, Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
            Array<double, 1> multipliers) {
-            return sweep_with<double>(sparse(data, indices, indptr), factor, multipliers);
+            return sweep_with<double>(checked(level), sparse(data, indices, indptr), factor, multipliers);
         },
-        as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
+        "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
     m.def(
         "sweep_dense_single",
-        [](Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
-            return sweep_with<float>(dense(off), factor, multipliers);
+        [](int level, Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
+            return sweep_with<float>(checked(level), dense(off), factor, multipliers);
         },
-        as("off"), as("factor"), as("multipliers"));
+        "level"_a, as("off"), as("factor"), as("multipliers"));
     m.def(
         "sweep_sparse_single",
-        [](Array<const float, 1> data, Indices indices, Indices indptr, Array<float, 2> factor,
+        [](int level, Array<const float, 1> data, Indices indices, Indices indptr, Array<float, 2> factor,
            Array<float, 1> multipliers) {
-            return sweep_with<float>(sparse(data, indices, indptr), factor, multipliers);
+            return sweep_with<float>(checked(level), sparse(data, indices, indptr), factor, multipliers);
         },
-        as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
+        "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
     m.def(
         "gradient_dense",
-        [](Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
+        [](int level, Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
            Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers, Pairs pairs,
            double scale, int tried, Array<double, 1> products) {
-            return gradient_with(dense(off), factor, root, before, gradient, multipliers, pairs, scale, tried, products);
+            return gradient_with(checked(level), dense(off), factor, root, before, gradient, multipliers, pairs, scale,
+                                 tried, products);
         },
-        as("off"), as("factor"), as("root"), as("before"), as("gradient"), as("multipliers"), as("pairs"), "scale"_a,
-        "tried"_a, as("products"));
+        "level"_a, as("off"), as("factor"), as("root"), as("before"), as("gradient"), as("multipliers"), as("pairs"),
+        "scale"_a, "tried"_a, as("products"));
     m.def(
         "gradient_sparse",
-        [](Array<const double, 1> data, Indices indices, Indices indptr, Array<const double, 2> factor,
+        [](int level, Array<const double, 1> data, Indices indices, Indices indptr, Array<const double, 2> factor,
            Array<const double, 1> root, Array<const double, 2> before, Array<double, 2> gradient,
            Array<double, 1> multipliers, Pairs pairs, double scale, int tried, Array<double, 1> products) {
-            return gradient_with(sparse(data, indices, indptr), factor, root, before, gradient, multipliers, pairs,
-                                 scale, tried, products);
+            return gradient_with(checked(level), sparse(data, indices, indptr), factor, root, before, gradient,
+                                 multipliers, pairs, scale, tried, products);
         },
-        as("data"), as("indices"), as("indptr"), as("factor"), as("root"), as("before"), as("gradient"),
+        "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("root"), as("before"), as("gradient"),
         as("multipliers"), as("pairs"), "scale"_a, "tried"_a, as("products"));
     m.def(
         "step",
-        [](Array<const double, 2> factor, Array<const double, 1> root, Array<const double, 2> gradient,
+        [](int level, Array<const double, 2> factor, Array<const double, 1> root, Array<const double, 2> gradient,
            Array<const double, 1> by_pairs, double by_gradient, double length, Array<double, 2> moved, Pairs pairs,
            int tried) {
-            const auto rows = static_cast<std::int64_t>(factor.shape(0)), width = static_cast<std::int64_t>(factor.shape(1));
+            const auto rows = static_cast<std::int64_t>(factor.shape(0));
+            const auto width = static_cast<std::int64_t>(factor.shape(1));
             require_alike(rows, factor, gradient.shape(0), gradient.shape(1), root, pairs, tried);
-            require(moved.shape(0) == factor.shape(0) && moved.shape(1) == factor.shape(1), "V and moved must be alike");
+            require(moved.shape(0) == factor.shape(0), "V and moved must be alike");
+            require(moved.shape(1) == factor.shape(1), "V and moved must be alike");
             require(by_pairs.shape(0) == 2 * SLOTS, "by_pairs must be (2 SLOTS)");
             const Step arguments{rows,        width,  factor.data(), root.data(),  gradient.data(), by_pairs.data(),
                                  by_gradient, length, moved.data(),  pairs.data(), tried};
+            const Level known = checked(level);
             const nb::gil_scoped_release unlocked;
-            return BITRELAX_AT(best_level(), step)(arguments);
+            return BITRELAX_AT(known, step)(arguments);
         },
-        as("factor"), as("root"), as("gradient"), as("by_pairs"), "by_gradient"_a, "length"_a, as("moved"), as("pairs"),
-        "tried"_a);
+        "level"_a, as("factor"), as("root"), as("gradient"), as("by_pairs"), "by_gradient"_a,
+        "length"_a, as("moved"), as("pairs"), "tried"_a);
 }

@@ -10,6 +10,7 @@ iteration, where bandwidth is what counts, and need not be exact, only consisten
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -63,12 +64,12 @@ def sweep(off: Off, V: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> 
     if not extension.allowed():
         extension.warn_once()
         return _sweep_sparse(off, V, y) if isinstance(off, sp.csr_array) else _sweep_dense(off, V, y)
-    kernels: Any = extension.module()
+    kernels, level = _compiled()
     single = V.dtype == np.float32
     if isinstance(off, sp.csr_array):
         sparse = kernels.sweep_sparse_single if single else kernels.sweep_sparse
-        return float(sparse(off.data, off.indices, off.indptr, V, y))
-    return float((kernels.sweep_dense_single if single else kernels.sweep_dense)(off, V, y))
+        return float(sparse(level, off.data, off.indices, off.indptr, V, y))
+    return float((kernels.sweep_dense_single if single else kernels.sweep_dense)(level, off, V, y))
 
 
 class Sums(NamedTuple):
@@ -101,10 +102,10 @@ def gradient(
     if not extension.allowed():
         extension.warn_once()
         return _gradient(off, *arrays)
-    kernels: Any = extension.module()
+    kernels, level = _compiled()
     if isinstance(off, sp.csr_array):
-        return Sums(*kernels.gradient_sparse(off.data, off.indices, off.indptr, *arrays))
-    return Sums(*kernels.gradient_dense(off, *arrays))
+        return Sums(*kernels.gradient_sparse(level, off.data, off.indices, off.indptr, *arrays))
+    return Sums(*kernels.gradient_dense(level, off, *arrays))
 
 
 def step(
@@ -127,8 +128,15 @@ def step(
     if not extension.allowed():
         extension.warn_once()
         return _step(*arrays)
+    kernels, level = _compiled()
+    return float(kernels.step(level, *arrays))
+
+
+@cache
+def _compiled() -> tuple[Any, int]:
+    """The extension and the best CPU level of this machine."""
     kernels: Any = extension.module()
-    return float(kernels.step(*arrays))
+    return kernels, kernels.best_level()
 
 
 def _sweep_sparse(off: sp.csr_array, V: np.ndarray, y: np.ndarray) -> float:

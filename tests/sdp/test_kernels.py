@@ -1,6 +1,6 @@
 """Kernels of descent: exact minimisation of rows, gradients, quasi-Newton steps; native and NumPy alike."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -104,18 +104,60 @@ def test_isolated_rows_stay_as_they_are(path: str, kind: str) -> None:
     assert np.array_equal(V[4:], kept) and np.array_equal(y[4:], [0, 0])
 
 
-@native
+@pytest.fixture(params=range(len(extension.LEVELS)), ids=extension.LEVELS)
+def level(request: pytest.FixtureRequest) -> int:
+    """Each level that this CPU has."""
+    if extension.module() is None or request.param > extension.module().best_level():
+        pytest.skip("not built, or not on this CPU")
+    return request.param
+
+
+def arrays(of: Cost, dtype: type = np.float64) -> tuple[np.ndarray, ...]:
+    off = of.off.astype(dtype)
+    return (off.data, off.indices, off.indptr) if of.sparse else (off,)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", WIDTHS)
-def test_native_sweep_equals_its_twin_at_every_width(kind: str, k: int) -> None:
-    of, ours, theirs = KINDS[kind](70), kernels.padded(factor(70, k)), kernels.padded(factor(70, k))
-    y, z = np.zeros(70), np.zeros(70)
-    decrease = kernels.sweep(of.off, ours, y)
+def test_every_cpu_level_sweeps_as_the_twin(level: int, kind: str, k: int) -> None:
+    of, compiled = KINDS[kind](70), extension.module()
+    expected, z = kernels.padded(factor(70, k)), np.zeros(70)
     with extension.twins_only():
-        expected = kernels.sweep(of.off, theirs, z)
-    assert decrease == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+        kernels.sweep(of.off, expected, z)
+    V, y = kernels.padded(factor(70, k)), np.zeros(70)
+    getattr(compiled, f"sweep_{kind}")(level, *arrays(of), V, y)
+    np.testing.assert_allclose(V, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(y, z, rtol=1e-12)
+    W, y = kernels.padded(factor(70, k), np.float32), np.zeros(70, np.float32)
+    getattr(compiled, f"sweep_{kind}_single")(level, *arrays(of, np.float32), W, y)
+    np.testing.assert_allclose(W[:, :k], expected[:, :k], rtol=0, atol=2e-5)  # one sweep of rounding at 6e-8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", WIDTHS)
+def test_every_cpu_level_differentiates_and_steps_as_the_twins(level: int, kind: str, k: int) -> None:
+    n, of, compiled = 70, KINDS[kind](70), extension.module()
+
+    def gradient(*rest: object) -> tuple[float, ...]:
+        return getattr(compiled, f"gradient_{kind}")(level, *arrays(of), *rest)
+
+    ours = differentiated(gradient, lambda *rest: compiled.step(level, *rest), n, k)
+    with extension.twins_only():
+        theirs = differentiated(lambda *rest: kernels.gradient(of.off, *rest), kernels.step, n, k)
+    # Gradient and multipliers in float64; products, moved factor and sums through float32; pairs and slope in 8 bits.
+    for mine, twin, tolerance in zip(ours, theirs, (1e-12, 1e-12, 1e-5, 1e-5, 1e-5, 2.0**-7, 1e-2), strict=True):
+        np.testing.assert_allclose(mine, twin, rtol=0, atol=tolerance * np.abs(twin).max())
+
+
+def differentiated(gradient: Callable, step: Callable, n: int, k: int) -> list[np.ndarray]:
+    """All that a gradient and the step after it write and return."""
+    V, rng = kernels.padded(factor(n, k)), np.random.default_rng(5)
+    root, by_pairs, pairs = rng.uniform(0.5, 2, n), rng.normal(size=2 * kernels.SLOTS), history(n, V.shape[1])
+    by_pairs[[2, kernels.SLOTS + 2]] = 0
+    into, moved, y, products = np.zeros_like(V), np.zeros_like(V), np.zeros(n), np.zeros(2 * kernels.SLOTS)
+    sums = gradient(V, root, V, into, y, pairs, 2.0, 2, products)
+    slope = step(V, root, into, by_pairs, -0.7, 0.3, moved, pairs, 2)
+    return [into, y, products, moved, np.array(sums), kernels.widened(pairs), np.array(slope)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,17 +238,21 @@ def test_native_kernels_refuse_arrays_that_do_not_fit() -> None:
     off, V, y, root = dense(10).off, kernels.padded(factor(10, 3)), np.zeros(10), np.ones(10)
     pairs, products, compiled = history(10, 8), np.zeros(2 * kernels.SLOTS), extension.module()
     with pytest.raises(ValueError, match="equally many rows"):
-        compiled.sweep_dense(off, V[:9], y)
+        compiled.sweep_dense(0, off, V[:9], y)
     with pytest.raises(ValueError, match="square"):
-        compiled.sweep_dense(off[:9], V, y)
+        compiled.sweep_dense(0, off[:9], V, y)
     with pytest.raises(ValueError, match="padded"):
-        compiled.sweep_dense(off, np.ascontiguousarray(V[:, :7]), y)
+        compiled.sweep_dense(0, off, np.ascontiguousarray(V[:, :7]), y)
     with pytest.raises(TypeError):
-        compiled.sweep_dense(off, V[:, ::2], y)
+        compiled.sweep_dense(0, off, V[:, ::2], y)
     with pytest.raises(ValueError, match="SLOTS"):
-        compiled.gradient_dense(off, V, root, V, V.copy(), y, pairs[:, :, :5].copy(), 1.0, 0, products)
+        compiled.gradient_dense(0, off, V, root, V, V.copy(), y, pairs[:, :, :5].copy(), 1.0, 0, products)
     with pytest.raises(ValueError, match="SLOTS"):
-        compiled.gradient_dense(off, V, root, V, V.copy(), y, pairs, 1.0, kernels.SLOTS, products)
+        compiled.gradient_dense(0, off, V, root, V, V.copy(), y, pairs, 1.0, kernels.SLOTS, products)
     with pytest.raises(ValueError, match="equally many rows"):
-        compiled.step(V, root[:9], V, products, -1.0, 1.0, V.copy(), pairs, 0)
+        compiled.step(0, V, root[:9], V, products, -1.0, 1.0, V.copy(), pairs, 0)
+    with pytest.raises(ValueError, match="level"):
+        compiled.sweep_dense(compiled.best_level() + 1, off, V, y)
+    with pytest.raises(ValueError, match="level"):
+        compiled.sweep_dense(-1, off, V, y)
     assert compiled.SLOTS == kernels.SLOTS
