@@ -1,7 +1,7 @@
 """Certified low-rank semidefinite programs: min <C, X>, diag X = 1, X psd, and the +-1 problems behind them.
 
-`solve` descends on a factor of X and proves a lower bound in floating point; `solve_batch` does so for many problems that
-share a Gram matrix; `round`, `enumerate_signs` search signs; `reference` asks a conic solver; `read` reads files.
+`solve` descends on a factor of X and proves a lower bound in floating point; `solve_batch` does so for many problems
+that share a Gram matrix; `round`, `enumerate_signs` search signs; `reference` asks a conic solver; `read` reads files.
 """
 
 from solvers.sdp.batch import BatchSolution, solve_batch
