@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 DOUBTFUL, USAGE, STORAGE = 1, 2, 4
-DEFAULT = ("digits", "breast-cancer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from core.problems import ProblemUnavailable
     from studies.certifying import figure, report, study
-    from studies.certifying.layers import WIDTHS
+    from studies.certifying.layers import WIDTHS, at_hand
     from studies.certifying.training import trainable
     from studies.runner.manifest import manifest
 
     torch.set_num_threads(1)
     able, refused = trainable()
-    for key, given, known in (("problem", arguments.problems, WIDTHS), ("method", arguments.methods or (), able)):
+    asked = at_hand(arguments.data_dir) if arguments.problems is None else arguments.problems
+    for key, given, known in (("problem", asked, WIDTHS), ("method", arguments.methods or (), able)):
         if unknown := [name for name in given if name not in known]:
             print(f"--{key}s: {unknown[0]!r} is not among {', '.join(known)}", file=sys.stderr)
             return USAGE
@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with console.status("") as status:
             told = status.update
-            found = list(
-                study.study(arguments.problems, size, arguments.data_dir, workers=arguments.workers, told=told)
-            )
+            found = list(study.study(asked, size, arguments.data_dir, workers=arguments.workers, told=told))
     except ProblemUnavailable as error:
         print(error, file=sys.stderr)
         return USAGE
@@ -86,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--problems", type=_names, default=DEFAULT, metavar="A,B", help="of digits, breast-cancer, mnist (first two)"
+        "--problems", type=_names, metavar="A,B", help="of digits, breast-cancer, mnist (default: all at hand)"
     )
     parser.add_argument("--methods", type=_names, metavar="A,B", help="default: all that can train such a layer")
     parser.add_argument("--neurons", type=_positive, default=16, help="of a layer, at most (%(default)s)")

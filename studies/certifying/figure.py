@@ -132,16 +132,15 @@ def _sums(ax: Axes, data: pd.DataFrame, colours: dict[str, Any]) -> None:
             ax.barh(y, value - optimum / best, left=optimum / best, color=colour, height=0.75)
         if math.isfinite(last):
             ax.plot(last, y, "|", color="0.25", ms=9, mew=1.6)
-        ax.annotate(
-            f"{1 - bound / best / value:.1%}", (value, y), (3, 0), textcoords="offset points", fontsize=6, va="center"
-        )
+        gap = f"{1 - bound / best / value:.1%}"
+        ax.annotate(gap, (1.01, y), xycoords=ax.get_yaxis_transform(), fontsize="x-small", va="center")
     ax.axvline(1, color="black", lw=1.2)
     ax.axvspan(0.93 * bound / best, bound / best, color=IMPOSSIBLE, zorder=0)
     ax.set_yticks(range(len(entries)), entries, fontsize="x-small")
     ax.set(
         xscale="log",
         ylim=(len(entries) - 0.4, -0.6),
-        xlabel="sum / sum of best found; beside the bar its certified gap",
+        xlabel="sum / sum of best found; at the right the certified gap",
     )
     ax.set_xlim(left=0.93 * bound / best)
     ax.margins(x=0.12)

@@ -68,8 +68,7 @@ class Cubature:
     def __call__(self, law: WeightLaw, contract: Contract, x: Signal, rng: Rng, tape: Tape | None) -> Tensor:
         assert isinstance(law, LowRank) and tape is not None, "made for training a low-rank law"
         outputs = []
-        for noise in points(law.rank):
-            noise = noise.to(law.rows.dtype)
+        for noise in points(law.rank).to(law.rows.dtype):
             with torch.no_grad():
                 latent = law.latent(noise)
             weights = latent.detach().requires_grad_()
@@ -80,7 +79,7 @@ class Cubature:
 
 def points(rank: int) -> Float[Tensor, "points rank"]:
     """Mean 0, covariance the identity."""
-    return math.sqrt(rank) * torch.cat([torch.eye(rank), -torch.eye(rank)])
+    return math.sqrt(rank) * torch.cat([torch.eye(rank), -torch.eye(rank)]).double()
 
 
 def curves(layer: Layer, bounds: Bounds, *, seed: int = 0, steps: int = STEPS) -> Iterator[Point]:

@@ -153,7 +153,7 @@ def _empty(columns: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name, title in columns.items():
         words = name in ("entry", "note", "run")
-        table.add_column(Text(title), justify="left" if words else "right", overflow="fold")
+        table.add_column(Text(title), justify="left" if words else "right", overflow="fold", no_wrap=words)
     return table
 
 

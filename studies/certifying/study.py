@@ -12,20 +12,20 @@ from studies.certifying.layers import layers
 from studies.certifying.neurons import Layer
 from studies.runner import executors
 
-LARGEST_LINK = 100  # weights: the link's cubature takes sqrt(8 n) passes a step
-
 
 @dataclass(frozen=True)
 class Size:
     """neurons: of a layer, at most. seconds: CPU seconds of a method on a layer, its tuning at least. gap: certified,
-    relative, of each neuron. link_steps: of each run of the link; 0: none. names: of the methods; None: every one that
-    can. seed: of everything drawn. restarts: see `training.train`.
+    relative, of each neuron. link_steps: of each run of the link, on layers of at most `link_largest` weights (its
+    cubature takes sqrt(8 n) passes a step). names: of the methods; None: every one that can. seed: of everything drawn.
+    restarts: see `training.train`.
     """
 
     neurons: int = 16
     seconds: float = 1.0
     gap: float = 1e-4
     link_steps: int = 1000
+    link_largest: int = 100
     names: tuple[str, ...] | None = None
     seed: int = 0
     restarts: int | None = None
@@ -86,11 +86,11 @@ def certified(layer: Layer, size: Size) -> Certified:
     )
     answers += [train(name) for name in names]
     points = []
-    if size.link_steps and layer.n <= LARGEST_LINK:
+    if layer.n <= size.link_largest:
         points = list(link.curves(layer, bracket, seed=size.seed, steps=size.link_steps))
     return Certified(layer.name, layer.about, list(rows.rows(layer, bracket, answers)), points)
 
 
 def quick(size: Size) -> Size:
-    """A small study of the same parts, for tests: two neurons, no restarts beyond the tuning, a short link."""
-    return replace(size, neurons=min(2, size.neurons), restarts=0)
+    """A small study of the same parts, for tests: two neurons, no restarts after tuning, the link on small layers."""
+    return replace(size, neurons=min(2, size.neurons), restarts=0, link_largest=20)

@@ -91,7 +91,7 @@ def train(
         spent,
         last=np.concatenate([run.last for run in runs[chosen]]).mean(0),
         polished=layer.values(one_opt(layer, signs)),
-        note=f"rate x {10.0**chosen:g}, {RESTARTS * len(every)} runs",
+        note=f"x{10.0**chosen:g}, {RESTARTS * len(every)} runs",
     )
 
 
@@ -134,13 +134,13 @@ def _run(name: str, layer: Layer, factor: float, noise: ndarray, seed: int, agai
         return None
     parts = ("certify", layer.name, seed, again)
     law = method.law(Size((RESTARTS * layer.neurons, layer.n)), generator(*parts, "initial"))
-    inputs, targets, loss = _loss(layer, noise)
+    inputs, targets, loss = squared_loss(layer, noise, RESTARTS)
     budget = Budget(n_train=len(inputs), batch=len(inputs), steps=STEPS)
     run = Run(
         Network(BinaryLinear(law), activation="relu"),
         replace(method, loss=loss, prepare=None),
         inputs,
-        targets.repeat(1, RESTARTS),
+        targets,
         budget,
         schedule="cosine",
         order=generator(*parts, "order"),
@@ -179,15 +179,17 @@ def _at(name: str, factor: float) -> Method:
     return methods.make(name, **{rate: factor * signature[rate].default})
 
 
-def _loss(layer: Layer, noise: ndarray) -> tuple[Tensor, Tensor, object]:
-    """(inputs, targets, loss): the mean over rows, summed over neurons, of N / r times ||y - a X w||^2 / (2 noise / N).
+def squared_loss(
+    layer: Layer, noise: Float[ndarray, " T"], restarts: int = 1
+) -> tuple[Tensor, Tensor, Callable[[Signal, Tensor], Tensor]]:
+    """(inputs, targets, loss) of `restarts` times the layer's neurons, loss = sum of N ||y - a X w||^2 / (2 noise) / r.
 
-    Times the r rows it is the negative log likelihood of N examples under Gaussian noise of variance noise / N, in
-    nats, but for a constant: so the methods that weigh loss against a prior see the loss in its own units.
+    Times the r rows of the inputs it is the negative log likelihood of N examples under Gaussian noise of variance
+    noise / N, in nats, but for a constant: methods that weigh the loss against a prior see it in its own units.
     """
     r, kept, _ = layer.reduced()
-    weight = torch.from_numpy(np.tile(len(layer.inputs) / len(r) * layer.scale**2 / (2 * noise), RESTARTS)).float()
-    targets = torch.from_numpy(kept / layer.scale).float()
+    weight = torch.from_numpy(np.tile(len(layer.inputs) / len(r) * layer.scale**2 / (2 * noise), restarts)).float()
+    targets = torch.from_numpy(kept / layer.scale).float().repeat(1, restarts)
 
     def loss(output: Signal, y: Tensor) -> Tensor:
         mean = output.mean if isinstance(output, Gaussian) else output
