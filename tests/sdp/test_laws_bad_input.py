@@ -233,7 +233,7 @@ def test_memory_that_will_not_suffice_is_said_before_it_is_asked_for():
     half = sp.coo_array((np.ones(4 * n), (rows, columns)), shape=(n, n)).tocsr()
     C = sp.csr_array(half + half.T)
     started = time.process_time()
-    with pytest.raises(MemoryError, match=r"200000 rows.*\d GiB.*available.*certify"):
+    with pytest.raises(MemoryError, match=r"rows.*\d GiB.*available.*certify"):
         solve(C, gap=1e-1, time_limit=5.0)
     assert time.process_time() - started < 30  # of this process: the analysis of the fill, not an attempt
 
