@@ -74,7 +74,8 @@ def solve_batch(
     G: (n, n) symmetric, never copied per task. B: (T, n). constants: (T,); 0 without. gap: relative, to prove for every
     task. rank: columns to start with; "auto": near sqrt(n), at most near 2 log2 n; more along negative curvature where
     that is what a proof lacks. warm: factors to start from, the homogenising row last. certify, device, time_limit: as
-    in `solve`; a task that the limit cuts off keeps the best bound proven by then. The same seed on the same machine
+    in `solve`, but "estimate" makes the decisions of "rigorous" and does not call them proven; a task that the limit
+    cuts off keeps the best bound proven by then. The same seed on the same machine
     gives the same answer.
     Raises ValueError and TypeError for data that are not finite, symmetric or of matching shapes, MemoryError before
     allocating what would not fit.

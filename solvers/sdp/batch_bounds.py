@@ -50,10 +50,6 @@ class Family:
         """Positions of `tasks`, few enough at a time for their matrices to stay small."""
         return _few(torch.arange(len(tasks)), len(self.off) + 1)
 
-    def parts(self, tasks: Int64[Tensor, " some"]) -> list[Tensor]:
-        """`tasks`, few enough at a time for their matrices to stay small."""
-        return _few(tasks, len(self.off) + 1)
-
     def bound(self, task: int, diagonal: Float[np.ndarray, " rows"]) -> float:
         """sum(diag C_t) - sum(diagonal), rounded downwards from the exact sum."""
         return below(np.concatenate([self.constants[task : task + 1], self.diagonal, -diagonal]))

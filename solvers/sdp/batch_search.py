@@ -42,7 +42,10 @@ class Search:
     def __init__(self, family: Family, gap: float, certify: Certify, device: str) -> None:
         tasks, n = family.linear.shape
         self.family, self.gap, self.certify = family, gap, certify
-        self.problems = Quadratics(family.off.to(device), family.linear.to(device))
+        # A power of two near the largest entry: squares of what the descent computes neither overflow nor vanish.
+        largest = max(float(family.off.abs().max()), float(family.linear.abs().max()))
+        self.unit = 2.0 ** min(max(math.frexp(largest)[1], -1000), 1000)
+        self.problems = Quadratics((family.off / self.unit).to(device), (family.linear / self.unit).to(device))
         self.sums = torch.as_tensor(family.sums())
         self.began, self.deadline, self.grace, self.certifying = time.perf_counter(), math.inf, 0.0, 0.0
         new = family.off.new_zeros
@@ -89,7 +92,9 @@ class Search:
     def close(self) -> None:
         """Better bounds for the tasks that ended without the gap asked; few at a time, within the grace of a limit."""
         start = time.perf_counter()
-        for part in self.family.parts((~self.closed).nonzero()[:, 0]):
+        still = (~self.closed).nonzero()[:, 0]
+        for chunk in self.family.chunks(still):
+            part = still[chunk]
             if self.certify == "none" or time.perf_counter() > self.deadline + self.grace:
                 break
             weight = 3 * self.residual[part]
@@ -119,7 +124,7 @@ class Search:
         failed_at = torch.full((len(tasks),), math.inf, dtype=torch.float64)  # residual of the last look
         left = [tasks[:0]]
         while len(tasks):
-            descent.run(LOOK_EVERY)
+            descent.run(LOOK_EVERY if time.perf_counter() <= self.deadline else 0)
             residual = descent.residual
             aim = self._aim(tasks, descent)
             due = ((residual <= FIRST_LOOK * aim.sqrt()) & (residual <= failed_at / FALL)).nonzero()[:, 0]
@@ -148,8 +153,9 @@ class Search:
 
     def _aim(self, tasks: Int64[Tensor, " some"], descent: BatchedDescent | NativeDescent) -> Float[Tensor, " some"]:
         """The gap asked, relative to the scale of C_t, the sum of the |y_i|, as residuals are."""
-        scale = descent.multipliers(torch.arange(len(tasks))).abs().sum(1)
-        allowed = self.gap * (self.sums[tasks] + descent.value).abs().clamp(min=1)
+        everyone = torch.arange(len(tasks))
+        scale = self._multipliers(descent, everyone).abs().sum(1)
+        allowed = self.gap * self._value(tasks, descent, everyone).abs().clamp(min=1)
         return allowed / torch.maximum(allowed, scale)
 
     def _ended(
@@ -181,8 +187,8 @@ class Search:
             self.status[tasks.numpy()], self.closed[tasks] = "stationary", True
             return torch.ones(len(tasks), dtype=torch.bool)
         start = time.perf_counter()
-        value, weight = self.sums[tasks] + descent.value[due], 3 * descent.residual[due]
-        y = self._polished(tasks, with_last_row(descent.rows(due)), descent.multipliers(due), weight)
+        value, weight = self._value(tasks, descent, due), 3 * descent.residual[due]
+        y = self._polished(tasks, with_last_row(descent.rows(due)), self._multipliers(descent, due), weight)
         allowed = SAFETY * self.gap * value.abs().clamp(min=1) - (value - self.sums[tasks] - y.sum(1))
         closed = torch.zeros(len(tasks), dtype=torch.bool)
         for shape in shapes(y):
@@ -196,6 +202,16 @@ class Search:
         self.certifying += time.perf_counter() - start
         return closed
 
+    def _value(
+        self, tasks: Int64[Tensor, " some"], descent: BatchedDescent | NativeDescent, where: Int64[Tensor, " some"]
+    ) -> Float[Tensor, " some"]:
+        return self.sums[tasks] + descent.value[where] * self.unit
+
+    def _multipliers(
+        self, descent: BatchedDescent | NativeDescent, where: Int64[Tensor, " some"]
+    ) -> Float[Tensor, "some rows"]:
+        return descent.multipliers(where) * self.unit
+
     def _polished(self, tasks: Tensor, factors: Tensor, raw: Tensor, weight: Tensor) -> Tensor:
         # Beside 1, the diagonal of X o X; at stationary points of full precision it still keeps the system regular.
         return polished(self.family, tasks, factors, raw, weight=weight.clamp(min=1e-12))
@@ -208,8 +224,8 @@ class Search:
         if wider > 0:
             self.factor = torch.nn.functional.pad(self.factor, (0, wider))
         self.factor[gone, :, : rows.shape[2]] = rows
-        self.value[gone] = self.sums[gone] + descent.value[where]
-        self.raw[gone], self.residual[gone] = descent.multipliers(where), descent.residual[where]
+        self.value[gone] = self._value(gone, descent, where)
+        self.raw[gone], self.residual[gone] = self._multipliers(descent, where), descent.residual[where]
         self.iterations[gone] += descent.iterations
         self.finished[gone] = time.perf_counter() - self.began
 
