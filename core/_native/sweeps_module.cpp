@@ -2,9 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <tuple>
+#include <vector>
 
 #include "sweeps.h"
 
@@ -81,12 +83,44 @@ std::tuple<double, double, double, double> gradient_with(
     return {sums.multipliers, sums.gradient, sums.product, sums.change};
 }
 
+// by_pairs <- coefficients of -H g by the pairs in `order`, oldest first; returned: that by g. See solvers.sdp.kernels.
+double combination(const std::vector<int>& order, const Array<const double, 2>& sz, const Array<const double, 2>& zz,
+                   const Array<const double, 1>& products, const Array<double, 1>& by_pairs) {
+    require(sz.shape(0) == SLOTS && sz.shape(1) == SLOTS && zz.shape(0) == SLOTS && zz.shape(1) == SLOTS,
+            "inner products of pairs must be (SLOTS, SLOTS)");
+    require(products.shape(0) == 2 * SLOTS && by_pairs.shape(0) == 2 * SLOTS, "products must be (2 SLOTS)");
+    const int count = static_cast<int>(order.size());
+    require(count >= 1 && count <= SLOTS, "a combination needs a pair");
+    for (const int slot : order) require(slot >= 0 && slot < SLOTS, "the slots of pairs must be below SLOTS");
+    const double gamma = sz(order[count - 1], order[count - 1]) / zz(order[count - 1], order[count - 1]);
+    double q[SLOTS], a[SLOTS];
+    for (int i = count - 1; i >= 0; --i) {  // R q = S'g, R the upper triangle of S'Z
+        q[i] = products(order[i]);
+        for (int j = i + 1; j < count; ++j) q[i] -= sz(order[i], order[j]) * q[j];
+        q[i] /= sz(order[i], order[i]);
+    }
+    for (int i = 0; i < count; ++i) {  // R'a = diag(R) q + gamma (Z'Z q - Z'g)
+        double change = -products(SLOTS + order[i]);
+        for (int j = 0; j < count; ++j) change += zz(order[i], order[j]) * q[j];
+        a[i] = sz(order[i], order[i]) * q[i] + gamma * change;
+        for (int j = 0; j < i; ++j) a[i] -= sz(order[j], order[i]) * a[j];
+        a[i] /= sz(order[i], order[i]);
+    }
+    for (int j = 0; j < 2 * SLOTS; ++j) by_pairs(j) = 0.0;
+    for (int i = 0; i < count; ++i) {
+        by_pairs(order[i]) = -a[i];
+        by_pairs(SLOTS + order[i]) = gamma * q[i];
+    }
+    return -gamma;
+}
+
 }  // namespace
 
 void bind_sweeps(nb::module_& m) {
     // An array that does not fit is refused, never converted: results would be written into a copy.
     const auto as = [](const char* name) { return nb::arg(name).noconvert(); };
     m.attr("SLOTS") = SLOTS;
+    m.def("combination", &combination, as("order"), as("sz"), as("zz"), as("products"), as("by_pairs"));
     m.def(
         "sweep_dense",
         [](int level, Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {

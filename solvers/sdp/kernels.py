@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Float64, UInt16
+from scipy.linalg.lapack import dtrtrs
 
 from core import extension
 
@@ -137,6 +138,36 @@ def _compiled() -> tuple[Any, int]:
     """The extension and the best CPU level of this machine."""
     kernels: Any = extension.module()
     return kernels, kernels.best_level()
+
+
+def combination(
+    order: list[int],
+    sz: Float64[np.ndarray, "slots slots"],
+    zz: Float64[np.ndarray, "slots slots"],
+    products: Float64[np.ndarray, " both"],
+    by_pairs: Float64[np.ndarray, " both"],
+) -> float:
+    """-H g of L-BFGS as a combination of g, whose coefficient is returned, and the pairs, theirs into by_pairs.
+
+    H = gamma I + [S, gamma Z] [[R^-T (D + gamma Z'Z) R^-1, -R^-T], [-R^-1, 0]] [S, gamma Z]', R the upper triangle of
+    S'Z, D its diagonal, gamma = <s, z> / <z, z> of the newest pair: Byrd, Nocedal & Schnabel 1994, theorem 2.2.
+    order: slots of the pairs, oldest first, at least one. sz, zz: inner products <s_i, z_j> and <z_i, z_j> by slot.
+    """
+    if not extension.allowed():
+        extension.warn_once()
+        return _combination(order, sz, zz, products, by_pairs)
+    return float(_compiled()[0].combination(order, sz, zz, products, by_pairs))
+
+
+def _combination(order: list[int], sz: np.ndarray, zz: np.ndarray, products: np.ndarray, by_pairs: np.ndarray) -> float:
+    slots = np.array(order)
+    sz, zz = sz[slots[:, None], slots], zz[slots[:, None], slots]
+    gamma = sz[-1, -1] / zz[-1, -1]
+    q, _ = dtrtrs(sz, products[slots])
+    a, _ = dtrtrs(sz, np.diag(sz) * q + gamma * (zz @ q - products[SLOTS + slots]), trans=1)
+    by_pairs[:] = 0
+    by_pairs[slots], by_pairs[SLOTS + slots] = -a, gamma * q
+    return float(-gamma)
 
 
 def _sweep_sparse(off: sp.csr_array, V: np.ndarray, y: np.ndarray) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg.lapack import dtrtrs
 
 from solvers.sdp import kernels
 from solvers.sdp.kernels import SLOTS
@@ -161,15 +160,8 @@ class _History:
         """Coefficients of -H g by g and by the pairs, from <s_j, g> and <z_j, g>."""
         by_pairs = np.zeros(2 * SLOTS)
         if not self.order:
-            return -0.5, by_pairs
-        order = np.array(self.order)
-        sz, zz = self._sz[order[:, None], order], self._zz[order[:, None], order]
-        sg, zg = products[order], products[SLOTS + order]
-        gamma = sz[-1, -1] / zz[-1, -1]
-        q, _ = dtrtrs(sz, sg)
-        a, _ = dtrtrs(sz, np.diag(sz) * q + gamma * (zz @ q - zg), trans=1)
-        by_pairs[order], by_pairs[SLOTS + order] = -a, gamma * q
-        return -gamma, by_pairs
+            return -0.5, by_pairs  # half a step of Jacobi's method, which may overshoot
+        return kernels.combination(self.order, self._sz, self._zz, products, by_pairs), by_pairs
 
     def keep(self, slope: float, change: float, before: np.ndarray, now: np.ndarray) -> None:
         """Take in the pair tried, unless its curvature is not positive.

@@ -233,6 +233,26 @@ def test_step_is_the_tangent_combination_and_keeps_rows_at_length_one(path: str,
     assert slope == pytest.approx(np.vdot(kept, gradient), abs=1e-6 * np.linalg.norm(kept) * np.linalg.norm(gradient))
 
 
+def test_combination_is_the_two_loop_recursion(path: str) -> None:
+    rng, order, slots = np.random.default_rng(6), [4, 5, 0, 2], kernels.SLOTS
+    curvature = rng.normal(size=(30, 30))
+    curvature = curvature @ curvature.T + np.eye(30)
+    steps = rng.normal(size=(slots, 30))
+    changes, g = steps @ curvature, rng.normal(size=30)
+    by_pairs = np.full(2 * slots, np.nan)
+    both = np.concatenate([steps, changes])
+    by_gradient = kernels.combination(order, steps @ changes.T, changes @ changes.T, both @ g, by_pairs)
+    q, alphas = g.copy(), {}  # Nocedal 1980
+    for j in reversed(order):
+        alphas[j] = steps[j] @ q / (steps[j] @ changes[j])
+        q -= alphas[j] * changes[j]
+    q *= steps[2] @ changes[2] / (changes[2] @ changes[2])
+    for j in order:
+        q += (alphas[j] - changes[j] @ q / (steps[j] @ changes[j])) * steps[j]
+    np.testing.assert_allclose(by_gradient * g + by_pairs @ both, -q, rtol=0, atol=1e-10 * np.abs(q).max())
+    assert not by_pairs[[1, 3, slots + 1, slots + 3]].any()
+
+
 @native
 def test_native_kernels_refuse_arrays_that_do_not_fit() -> None:
     off, V, y, root = dense(10).off, kernels.padded(factor(10, 3)), np.zeros(10), np.ones(10)
