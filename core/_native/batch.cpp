@@ -33,6 +33,7 @@ inline __attribute__((always_inline)) double total(Lanes x) {
 #endif
 }
 
+// sum += a x, rounded once where the CPU can.
 inline __attribute__((always_inline)) void add_product(Lanes& sum, const Lanes& a, const Lanes& x) {
 #if defined(__AVX512F__)
     sum = (Lanes)_mm512_fmadd_pd((__m512d)a, (__m512d)x, (__m512d)sum);
@@ -43,7 +44,6 @@ inline __attribute__((always_inline)) void add_product(Lanes& sum, const Lanes& 
 #endif
 }
 
-// sum + a x.
 inline __attribute__((always_inline)) void add_product(Lanes& sum, double a, const Lanes& x) {
 #if defined(__AVX512F__)
     sum = (Lanes)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)x, (__m512d)sum);
@@ -225,7 +225,8 @@ class Task {
             double *d = &w.direction[i * b.width], *v = V + i * b.width;
             for (std::int64_t c = 0; c < b.width; c += LANES) {
                 Lanes sum = scale * at(&w.scaled[i * b.width + c]);
-                for (std::int64_t j = 0; j < terms; ++j) add_product(sum, w.factors[j], at(w.used[j] + i * b.width + c));
+                for (std::int64_t j = 0; j < terms; ++j)
+                    add_product(sum, w.factors[j], at(w.used[j] + i * b.width + c));
                 put(d + c, sum * -inverse[i]);
             }
             const double along = row_dot(d, v, b.width);
@@ -268,7 +269,10 @@ class Task {
         valid[slot] = 1;
         for (const std::int64_t i : {slot, m + slot})
             for (std::int64_t j = 0; j < 2 * m; ++j)
-                if (used(j)) inner[i * 2 * m + j] = inner[j * 2 * m + i] = dot(history + i * size, history + j * size, size);
+                if (used(j)) {
+                    const double product = dot(history + i * size, history + j * size, size);
+                    inner[i * 2 * m + j] = inner[j * 2 * m + i] = product;
+                }
         const double lengths = std::sqrt(product_of(slot, slot) * product_of(m + slot, m + slot));
         valid[slot] = product_of(slot, m + slot) > 1e-8 * lengths;
     }
