@@ -37,8 +37,9 @@ def bounds(layer: Layer, *, gap: float, seed: int = 0) -> Bounds:
     solved = solve_batch(layer.gram, layer.cross, constants=layer.constants, gap=gap, seed=seed)
     seconds = time.process_time() - started
     squared = layer.scale**2
+    scaled = squared * solved.bound  # two roundings, of the square and of the product: less than four units together
     return Bounds(
-        bound=np.nextafter(squared * solved.bound, -np.inf),  # a product rounds by half a unit at most
+        bound=scaled - 4 * np.spacing(np.abs(scaled)),
         relaxed=squared * solved.value,
         proven=np.asarray(solved.proven),
         factor=np.asarray(solved.factor),
