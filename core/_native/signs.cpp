@@ -250,7 +250,7 @@ void sign_tabu_buckets(const SignTabu<std::int32_t>& a) {
 // The last digits run in Gray code; before each run of them the fields are computed anew, so that rounding does not
 // pile up over 2^(n - 1) flips.
 void sign_enumerate(const SignEnumeration& a) {
-    constexpr std::int64_t DIGITS = 12, WIDTH = 32;
+    constexpr std::int64_t DIGITS = 8, WIDTH = 32;
     const std::int64_t n = a.rows.n, free = n - 1, low = std::min(free, DIGITS);
     std::vector<double> rows(n * WIDTH, 0.0), x(WIDTH, 1.0), best(WIDTH, 1.0);
     for (std::int64_t i = 0; i < n; ++i) std::copy(a.rows.dense + i * n, a.rows.dense + (i + 1) * n, &rows[i * WIDTH]);
