@@ -1,0 +1,1 @@
+"""The layerwise study: its cells, what it says of them, its figure."""
