@@ -28,8 +28,8 @@ from solvers.sdp.triangles import NONE, Raised, Triangles, raised
 
 ENUMERATED = 18  # groups, up to which a node is enumerated: under a millisecond
 ROOT_ROUNDS, ROUNDS = 120, 25  # of multipliers of triangles, at the root and at other nodes
-RESIDUAL, LAST = 3e-3, 3e-4  # of a node's descents, relative: for multipliers, and for a proof
-PRECISION = 1e-4  # of a node's proof, relative to its value
+RESIDUAL = 3e-3  # of a node's descents, relative, while multipliers move
+CLOSER = (1e-4, 3e-6)  # for a proof: first, and where that does not end a node that it should
 SURPLUS = 0.05  # of a step between values of x'Cx, or of twice the gap: how far above its target a bound is aimed
 
 Ending = Literal["optimal", "time_limit", "rounding"]
@@ -159,23 +159,28 @@ class _Search:
         """A bound of x'Cx in the node, and the relaxation it came from."""
         target = self._target() - self.of.constant - float(small.diagonal.sum())  # in terms of <off, X>
         allowed = self.gap * max(1.0, abs(self.value))
-        target += SURPLUS * max(self.step, 2 * allowed, 1e-3 * abs(target)) - self.step
+        target += SURPLUS * max(self.step, 2 * allowed, 0.0 if self.step else 1e-3 * abs(target)) - self.step
         rounds = ROUNDS if self.nodes > 1 else ROOT_ROUNDS
         found = raised(small.off, node.triangles, node.factor, _minimised, target=target, rounds=rounds)
         triangles = found.triangles.chosen(found.triangles.multipliers > self.quantum)
         whole = np.floor(triangles.multipliers / self.quantum) * self.quantum
         triangles = replace(triangles, multipliers=whole)
-        bound = max(node.bound, self._proven(small, triangles, found.factor))
+        bound = max(node.bound, self._proven(small, triangles, found.factor, end=found.value >= target))
         return bound, replace(found, triangles=triangles)
 
-    def _proven(self, small: Cost, triangles: Triangles, factor: np.ndarray) -> float:
-        """A bound of x'Cx over the node, or -infinity."""
+    def _proven(self, small: Cost, triangles: Triangles, factor: np.ndarray, *, end: bool) -> float:
+        """A bound of x'Cx over the node; a close one only where that should `end` the node."""
         shifted = replace(small, off=triangles.taken_off(small.off))
         descent, bounder = Descent(shifted, factor), Bounder(shifted)
-        descent.run(200, residual=LAST)
-        proof = bounder.last_resort(descent, PRECISION * abs(descent.value), math.inf)
-        terms = np.concatenate([[proof.bound, -self._rounding(triangles)], self.of.diagonal, -triangles.multipliers])
-        return next_attainable(below(terms), self.of)
+        bound = -math.inf
+        for residual in CLOSER if end else CLOSER[:1]:
+            descent.run(500, residual=residual)
+            proof = bounder.last_resort(descent, residual * abs(descent.value), math.inf)
+            terms = [np.array([proof.bound, -self._rounding(triangles)]), self.of.diagonal, -triangles.multipliers]
+            bound = next_attainable(below(np.concatenate(terms)), self.of)
+            if bound >= self._target():
+                break
+        return bound
 
     def _rounding(self, triangles: Triangles) -> float:
         """What rounding of the node's entries can be worth: each by gamma of the absolute terms summed in it."""
