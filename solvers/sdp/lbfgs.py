@@ -27,7 +27,8 @@ class Descent:
     """State of a descent on <C, VV'>: factor V, multipliers y_i = <(CV)_i, v_i>, value (the constant included).
 
     V: (n, rank padded to 8). residual = ||(C - Diag y) V|| / ||C V||, in [0, 1], of C without its diagonal.
-    iterations: products with C so far, a sweep being one. stalled: rounding stops progress.
+    iterations: products with C so far, a sweep being one, that of a restart not counted. stalled: rounding stops
+    progress. Arrays are overwritten while it runs: copy what is to be kept.
     """
 
     V: Float[np.ndarray, "n k"]
@@ -55,7 +56,10 @@ class Descent:
         self._restart()
 
     def run(self, iterations: int, *, residual: float = 0.0) -> None:
-        """At most `iterations` more products with C; fewer once residual <= `residual`, or where rounding stops it."""
+        """`iterations` more products with C; fewer once residual <= `residual`, or where rounding stops it.
+
+        A step that is being shortened is finished: up to 11 products more.
+        """
         end = self.iterations + iterations
         now = min(self._sweeps, iterations)
         if now:
@@ -113,6 +117,9 @@ class Descent:
                 self._pairs,
                 history.free,
             )
+            if not slope < 0:  # rounding has spoilt the history
+                self._give_up()
+                return
             sums = self._evaluate(self._other, self._other_gradient, self._other_y, products)
             self.iterations += 1
             # Slopes are of half the value. Within rounding of it, the slope there decides: Hager & Zhang 2005.
