@@ -134,6 +134,29 @@ def test_no_certificate_is_false_in_ten_thousand_trials(known, oracle):
     assert proven >= 6 * MATRICES
 
 
+@pytest.mark.parametrize(("n", "attacks"), [(6, 60), (14, 60), (40, 12)])
+def test_what_is_proven_last_on_the_way_to_infeasibility_is_psd(families, oracle, n, attacks):
+    """Bisection to the edge of what is accepted, where rounding decides: the margin has to outweigh it."""
+    for index in range(attacks):
+        rng = np.random.default_rng([5, n, index])
+        off = families[("gaussian", "signs", "least-squares")[index % 3]](n, rng)
+        np.fill_diagonal(off, 0.0)
+        given, start = cost(off, dense=index % 2 == 0), -1.1 * np.abs(off).sum(1)
+        direction = np.abs(off).sum(1) * (0.1 + rng.random(n))
+        proven, refused = 0.0, 2.0
+        assert prove(given, start, 0.0) is not None and prove(given, start + refused * direction, 0.0) is None
+        while np.spacing(refused) < refused - proven:
+            middle = (proven + refused) / 2
+            proven, refused = (
+                (proven, middle) if prove(given, start + middle * direction, 0.0) is None else (middle, refused)
+            )
+        edge = prove(given, start + proven * direction, 0.0)
+        assert oracle.psd(off, less=edge.multipliers), f"matrix {index} of {n} rows: accepted, but not psd"
+        # and the margin is no more than rounding: a proof fails at most (n + 20)^2 units in the last place too early
+        early = start + proven * direction + (n + 20) ** 2 * 2.0**-52 * np.abs(start) * 4
+        assert not oracle.psd(off, less=early)
+
+
 def test_bound_of_a_proof_loses_only_a_rounding(known, oracle):
     for case in known:
         y = case.multipliers + case.least - 1e-6 * case.size
