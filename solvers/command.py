@@ -17,6 +17,8 @@ from solvers.sdp.rounding import round as round_signs
 from solvers.sdp.solution import Solution
 from solvers.sdp.solver import solve as solve_cost
 
+PLAIN = 1e15  # from here on numbers are printed with an exponent
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -111,16 +113,19 @@ def text(of: Answer) -> str:
     width = abs(of.value - of.bound)
     value, bound = _decimal(of.value, width, near), _decimal(of.bound, width, far)
     proven = "certified" if of.solution.proven else "estimated, not proven"
+    whole = of.bound_integer.is_integer()
+    signs = _decimal(of.bound_integer, 0.0 if whole else width, far)
     interval = f"[{value}, {bound}]" if maximum else f"[{bound}, {value}]"
     lines = [
         ("value", value, f"relaxation, {of.instance.sense}imum; a feasible point of rank {of.solution.rank}"),
         ("interval", interval, f"{proven}: the relaxation's optimum"),
         ("gap", f"{of.gap:.2e}", _how(of.solution)),
-        ("over signs", f"{of.bound_integer:.15g}", f"{proven}: every +-1 point is {side} this"),
+        ("over signs", signs, f"{proven}: every +-1 point is {side} this"),
     ]
     if of.cut is not None:
         short = abs(of.bound_integer - of.cut) / max(1.0, abs(of.cut))
-        lines.append(("cut", f"{of.cut:.15g}", f"best signs found; within {short:.2%} of the bound over signs"))
+        remark = f"within {short:.2%} of the bound over signs" if short else "optimal: the bound over signs is attained"
+        lines.append(("cut", f"{of.cut:.15g}", f"best signs found; {remark}"))
     total, certify = of.solution.seconds.total, of.solution.seconds.certify
     lines.append(("seconds", f"{total:.3f}", f"{certify:.3f} of them for the certificate"))
     if of.cut is not None:
@@ -135,17 +140,20 @@ def text(of: Answer) -> str:
 def _how(solution: Solution) -> str:
     """By what the gap is proven, or why not the one asked for."""
     count = solution.factorisations
-    words = f"{count} factorisation{'s' * (count != 1)}, rounding errors bounded" if solution.proven else "no proof"
+    proof = f"{count} factorisation{'s' * (count != 1)}, rounding errors bounded" if count else "C is diagonal"
+    words = proof if solution.proven else "no proof"
     status = "" if solution.status == "certified" else f"; {solution.status.replace('_', ' ')}"
     return words + status + (f": {solution.note}" if solution.note else "")
 
 
 def _decimal(value: float, width: float, rounding: str) -> str:
-    """`value` in decimals three digits below `width`, rounded as told; at least 3 decimals, at most 12."""
-    if not math.isfinite(value):
-        return str(value)
+    """`value` in decimals three digits below `width`, rounded as told; whole numbers and huge ones as they are."""
+    if not math.isfinite(value) or abs(value) >= PLAIN:
+        return repr(value)
+    if value.is_integer() and not width:
+        return str(int(value))
     places = 6 if not 0 < width < math.inf else min(12, max(3, 2 - math.floor(math.log10(width))))
-    return str(Decimal(value).quantize(Decimal(1).scaleb(-places), rounding=rounding))
+    return format(Decimal(value).quantize(Decimal(1).scaleb(-places), rounding=rounding), "f")
 
 
 def _finite(value: float) -> float | None:

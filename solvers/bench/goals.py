@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -61,12 +62,14 @@ class Goal:
         except Missing as reason:
             return Row(self.id, None, self.wanted, None, self.unit, f"{self.what}: {reason}")
         reached = found.value >= self.target if self.least else found.value <= self.target
-        return Row(self.id, found.value, self.wanted, reached and found.also, self.unit, f"{self.what}: {found.detail}")
+        measured = found.value if math.isfinite(found.value) else None  # JSON has no infinity
+        holds = bool(reached and found.also)
+        return Row(self.id, measured, self.wanted, holds, self.unit, f"{self.what}: {found.detail}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A goal as measured. measured, holds: None where nothing was measured, and `detail` says why."""
+    """A goal as measured. measured: None where nothing finite was; holds: None where nothing was tried; `detail` says why."""
 
     id: str
     measured: int | float | None

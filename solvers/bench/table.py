@@ -36,7 +36,8 @@ def run(*, only: Sequence[str] | None = None, peers: Mapping[str, Path] | None =
         raise ValueError(f"--peer {unknown[0]}: unknown; the peers run as children are {', '.join(BINARIES)}")
     if file is not None:
         file.touch()  # a path that cannot be written is said now
-    print(f"bench: one thread, seconds of CPU, medians; {extension.info()}", flush=True)
+    code = extension.info()
+    print(f"bench: one thread, seconds of CPU, medians of 5; {code.path} kernels {code.level}{code.reason}", flush=True)
     rows: list[Row] = []
     try:
         for goal in chosen:
@@ -64,7 +65,7 @@ def select(only: Sequence[str] | None) -> list[Goal]:
 def line(row: Row) -> str:
     """A row for the terminal."""
     mark = {True: "yes", False: "NO", None: "-"}[row.holds]
-    measured = "not measured" if row.measured is None else f"{row.measured:.4g} {row.unit}"
+    measured = "none" if row.measured is None else f"{row.measured:.4g} {row.unit}"
     return f"{row.id:<12}{measured:>14}   {row.goal:<9}{mark:<5}{row.detail}"
 
 

@@ -48,7 +48,7 @@ def read(path: str | PathLike[str], *, format: Format | None = None) -> Instance
 def _rudy(lines: Lines) -> Instance:
     entries = _pairs(lines, loops=False, letter="w")
     total = sum(_exactly(weight) for weight in entries.values.values())
-    kind = f"max-cut of a graph, {entries.n} nodes, {len(entries.values)} edges"
+    kind = f"max-cut of a graph, {_many(entries.n, 'node')}, {_many(len(entries.values), 'edge')}"
     scale, offset = Fraction(-1, 4), Fraction(total) / 2
     return Instance(lines.instance, kind, entries.n, entries.matrix(), "max", scale, offset, entries.exact)
 
@@ -63,7 +63,7 @@ def _bqp(lines: Lines) -> Instance:
     column = np.array([[float(q)] for q in linear])
     exact = entries.exact and all(Fraction(stored) == q for stored, q in zip(column[:, 0], linear, strict=True))
     C = sp.csr_array(sp.block_array([[entries.matrix(), sp.csr_array(column)], [sp.csr_array(column.T), None]]))
-    kind = f"quadratic program over {{0, 1}}, {n} variables, {len(entries.values)} entries"
+    kind = f"quadratic program over {{0, 1}}, {_many(n, 'variable')}"
     # x'Qx = (1'Q1 + 2 s'Q1 + s'Qs) / 4, and 2 s'Q1 + s'Qs = <C, zz'> for z = (s, 1).
     return Instance(lines.instance, kind, n, C, "min", Fraction(1, 4), sum(linear, Fraction(0)) / 4, exact)
 
@@ -105,7 +105,7 @@ def _sdpa(lines: Lines) -> Instance:
     ratios = {Fraction(right[i]) / Fraction(diagonal[i][1]) for i in range(n)}
     if len(ratios) != 1 or (d := ratios.pop()) <= 0:
         lines.fail(len(lines.all), "other values", "c_i / F_i to be one positive number for all i: diag Y = d")
-    kind = f"semidefinite program with a fixed diagonal, {n} rows"
+    kind = f"semidefinite program with a fixed diagonal, {_many(n, 'row')}"
     return Instance(lines.instance, kind, n, entries.matrix(-1), "max", -d, Fraction(0), entries.exact)
 
 
@@ -172,6 +172,10 @@ def _count(lines: Lines, at: int, text: str, what: str) -> int:
 def _fields(text: str) -> list[str]:
     """Fields of a line of an SDPA file, where commas and brackets count as blanks."""
     return text.translate(str.maketrans(",(){}", "     ")).split()
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _exactly(value: float) -> int | Fraction:

@@ -73,6 +73,21 @@ def test_words_give_the_numbers_of_the_json_rounded_outwards(files, capsys):
     assert printed.startswith("graph: max-cut of a graph, 12 nodes,")
 
 
+@pytest.mark.parametrize("weight", ["1e200", "1e-200", "0.1", "-3", "0"])
+def test_words_hold_numbers_of_every_size_and_bounds_that_are_no_tighter(tmp_path, capsys, weight):
+    (tmp_path / "g").write_text(f"2 1\n1 2 {weight}\n")
+    assert main(["solve", str(tmp_path / "g"), "--json", "--cut"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main(["solve", str(tmp_path / "g"), "--cut"]) == 0
+    words = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    low, high = (float(end) for end in words["interval"].split("[")[1].split("]")[0].split(","))
+    over_signs = float(words["over"].split()[2])
+    assert low <= found["value"] and high >= found["bound"] >= found["bound_integer"] and over_signs >= found["cut"]
+    assert found["cut"] == max(0.0, float(weight)) and found["bound_integer"] >= found["cut"]
+    assert "E" not in words["interval"]
+    assert ("optimal" in words["cut"]) == (found["cut"] == found["bound_integer"])
+
+
 def test_without_cut_nothing_is_rounded_and_the_field_is_null(files, capsys):
     main(["solve", str(files["graph"]), "--json"])
     assert json.loads(capsys.readouterr().out)["cut"] is None
