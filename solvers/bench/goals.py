@@ -69,7 +69,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """A goal as measured. measured: None where nothing finite was; holds: None where nothing was tried; `detail` says why."""
+    """A goal as measured. measured: None unless finite; holds: None where nothing was tried; `detail` says why."""
 
     id: str
     measured: int | float | None
