@@ -57,7 +57,7 @@ PLUGIN = '''
                 for parameter in given.model.parameters():
                     parameter.copy_(torch.rand(parameter.shape, generator=given.rng) - 0.5)
             (Path(folder) / f"prepared-{len(list(Path(folder).glob('prepared-*')))}").touch()
-            return Prepared(steps=given.budget.steps // 5, passes=1)
+            return Prepared(steps=given.budget.steps // 5, passes=1, facts={"moved": 2})
 
         return dataclasses.replace(make("ste"), prepare=prepare)
 
@@ -221,6 +221,8 @@ def test_what_prepare_did_is_done_again_only_where_it_built_something(
     assert len(list(tmp_path.glob("prepared-*"))) == preparations
     (whole,) = _run([chosen], tmp_path / "whole", every=0.0)
     assert whole["status"] == "finished" and numbers(again) == numbers(whole)
+    told = {"starting-elsewhere": {"moved": 2}}.get(method)  # what it found is kept, though it is not done again
+    assert again.get("facts") == whole.get("facts") == told
 
 
 def test_a_continued_cell_that_diverges_says_so_in_the_same_words(plugin, long, killed, numbers, tmp_path):
