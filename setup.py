@@ -13,7 +13,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("core") / "_native"
-KERNELS = ("point", "bernoulli", "lowrank", "sweeps", "signs", "elimination", "batch")  # one file a family, once a level
+KERNELS = (
+    "point",
+    "bernoulli",
+    "lowrank",
+    "sweeps",
+    "signs",
+    "elimination",
+    "batch",
+)  # one file a family, once a level
 HEADERS = ("dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h", "batch.h")
 MODULES = ("module", "sweeps_module", "signs_module", "elimination_module", "batch_module")  # bindings, once
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
@@ -66,7 +74,7 @@ setup(
         Extension(
             "core._native._kernels",
             sources=[str(SOURCES / f"{module}.cpp") for module in MODULES],
-            depends=[str(SOURCES / header) for header in HEADERS],
+            depends=[str(SOURCES / name) for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in KERNELS))],
             include_dirs=[nanobind.include_dir(), str(BUNDLED.parent / "ext" / "robin_map" / "include")],
             define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)] + [("BITRELAX_X86", None)] * X86,
             extra_compile_args=[*COMMON, "-Os", "-fno-strict-aliasing", f'-DBITRELAX_FLAGS="{FLAGS}"'],

@@ -21,6 +21,7 @@ from solvers.sdp.least_squares import bordered
 from solvers.sdp.options import available_memory, check_options
 from solvers.sdp.problem import LARGEST_INTEGER, Cost, cost, lattice, next_attainable
 from solvers.sdp.solution import Certify, Seconds
+from solvers.sdp.threads import one_thread
 
 MOST_ESCAPES = 10  # from stationary points; the rank doubles at the first ones
 NEGLIGIBLE = 1e-8  # a singular value of a factor, relative to its largest, that does not count to its rank
@@ -56,6 +57,7 @@ class BatchSolution:
         return len(self.value)
 
 
+@one_thread()
 def solve_batch(
     G: np.ndarray,
     B: np.ndarray,

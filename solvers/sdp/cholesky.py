@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from core import extension
 from solvers.sdp.problem import Cost
+from solvers.sdp.threads import threads_for
 
 # A vertex is eliminated while its degree is below this share of the vertices left: then its sparse update, and the
 # bookkeeping of its neighbours, cost less than the rank-one update of the dense core that it saves.
@@ -143,7 +144,8 @@ def _dense(matrix: np.ndarray) -> bool:
     """In place. Row-major lower is column-major upper, which LAPACK reads without a copy."""
     if matrix.shape[0] == 0:
         return True
-    factor, info = lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
+    with threads_for(len(matrix)):
+        factor, info = lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
     # LAPACK compares pivots with <= 0, which a nan passes.
     return info == 0 and bool(np.isfinite(np.diagonal(factor)).all())
 

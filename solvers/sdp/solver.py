@@ -22,6 +22,7 @@ from solvers.sdp.options import check_options
 from solvers.sdp.problem import Cost, Matrix, cost, next_attainable
 from solvers.sdp.reduction import Reduced, reduce
 from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
+from solvers.sdp.threads import one_thread
 
 MOST_ITERATIONS = 200_000  # products with C
 FIRST_LOOK = 0.12  # residual of the first look, relative to the root of the gap asked
@@ -29,6 +30,7 @@ GRACE = 1.0  # seconds, or the time limit where that is more, that a last proof 
 NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
 
 
+@one_thread()
 def solve(
     C: Matrix,
     *,
@@ -49,8 +51,9 @@ def solve(
     device: "cpu" (native kernels), or a torch device for the descent of a dense C; proofs are made on the CPU.
     time_limit: seconds; the best certified interval by then is returned, with status "time_limit"; a last proof may
     take as long again.
-    The same seed on the same machine gives the same answer. Raises ValueError and TypeError for what cannot be solved,
-    also for a gap below what float64 can prove; MemoryError before a factorisation that would not fit.
+    One thread, but for large factorisations. The same seed on the same machine gives the same answer. Raises ValueError
+    and TypeError for what cannot be solved, also for a gap below what float64 can prove; MemoryError before a
+    factorisation that would not fit.
     """
     started = time.perf_counter()
     whole = cost(C)
