@@ -120,5 +120,5 @@ void bind_elimination(nb::module_& m) {
             return BITRELAX_AT(static_cast<Level>(level), eliminate)(arguments);
         },
         "level"_a, "start"_a, "neighbours"_a, "values"_a, "diagonal"_a, "eliminated"_a, "order"_a, "column"_a,
-        "rows"_a, "core"_a);
+        "rows"_a, "core"_a.noconvert());
 }

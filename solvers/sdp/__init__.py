@@ -1,10 +1,12 @@
 """Certified low-rank semidefinite programs: min <C, X>, diag X = 1, X psd, and the +-1 problems behind them.
 
 `solve` descends on a factor of X and proves a lower bound in floating point; `solve_batch` does so for many problems
-that share a Gram matrix; `round`, `enumerate_signs` search signs; `reference` asks a conic solver; `read` reads files.
+that share a Gram matrix; `round`, `branch_and_bound` and `enumerate_signs` search signs; `reference` asks a conic
+solver; `read` reads files.
 """
 
 from solvers.sdp.batch import BatchSolution, solve_batch
+from solvers.sdp.branch import Branched, branch_and_bound
 from solvers.sdp.certificate import Proof, prove
 from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.instance import Instance
@@ -19,6 +21,7 @@ from solvers.sdp.solver import solve
 
 __all__ = [
     "BatchSolution",
+    "Branched",
     "Cost",
     "Instance",
     "Look",
@@ -28,6 +31,7 @@ __all__ = [
     "Rounded",
     "Seconds",
     "Solution",
+    "branch_and_bound",
     "cost",
     "enumerate_signs",
     "gw_moments",

@@ -143,6 +143,11 @@ def _check_finite_and_symmetric(C: np.ndarray | sp.csr_array) -> None:
         where = np.argwhere(~np.isfinite(values))[0]
         i, j = where if stored is None else (stored.row[where[0]], stored.col[where[0]])
         raise ValueError(f"C[{i}, {j}] is {values[tuple(where)]}; every entry must be finite")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(4 * np.abs(values).sum()):
+            raise ValueError(
+                f"C has entries up to {np.abs(values).max():.1e}, whose sums overflow float64; divide C by a power of two"
+            )
     wrong = sp.coo_array(C != C.T) if stored is not None else C != C.T
     if wrong.sum():
         i, j = (wrong.row[0], wrong.col[0]) if stored is not None else np.argwhere(wrong)[0]

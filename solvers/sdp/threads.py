@@ -20,12 +20,13 @@ _CALLERS: ContextVar[int | None] = ContextVar("threads of BLAS before one_thread
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Within it BLAS and OpenMP, so torch too, run in one thread; what the caller had set comes back afterwards."""
-    with _controller().limit(limits=1) as limiter:
-        token = _CALLERS.set(_CALLERS.get() or limiter.get_original_num_threads().get("blas"))
-        try:
+    callers = max((lib["num_threads"] for lib in _controller().info() if lib["user_api"] == "blas"), default=1)
+    token = _CALLERS.set(_CALLERS.get() or callers)
+    try:
+        with _controller().limit(limits=1):
             yield
-        finally:
-            _CALLERS.reset(token)
+    finally:
+        _CALLERS.reset(token)
 
 
 @contextmanager
