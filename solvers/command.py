@@ -10,10 +10,10 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from solvers.sdp.instance import Instance
+from solvers.sdp.files.instance import Instance
+from solvers.sdp.files.readers import Format, read
 from solvers.sdp.problem import cost
-from solvers.sdp.readers import Format, read
-from solvers.sdp.rounding import round as round_signs
+from solvers.sdp.signs.rounding import round as round_signs
 from solvers.sdp.solution import Solution
 from solvers.sdp.solver import solve as solve_cost
 

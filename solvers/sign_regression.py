@@ -14,9 +14,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from solvers.sdp.batch import BatchSolution, solve_batch
+from solvers.sdp.batching.solver import BatchSolution, solve_batch
 from solvers.sdp.least_squares import bordered, normal
-from solvers.sdp.rounding import round as rounded
+from solvers.sdp.signs.rounding import round as rounded
 from solvers.sdp.solution import Certify
 
 Matrix: TypeAlias = Float[np.ndarray, "T I"]  # one row a neuron

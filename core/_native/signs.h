@@ -30,7 +30,7 @@ struct SignDescent {
 
 // One-flip tabu search; the best vector met replaces `signs`, gains are left as they come.
 // A vertex flipped is barred for tenure + (0 .. spread - 1) flips unless it leads below the best met; tenure + spread
-// <= n. Which of equal gains goes first: solvers/sdp/tabu_twins.py. `range`: of |gain|; needed where Number is an integer.
+// <= n. Which of equal gains goes first: solvers/sdp/signs/tabu_twins.py. `range`: of |gain|; needed where Number is an integer.
 template <class Number>
 struct SignTabu {
     SignRows<Number> rows;

@@ -8,8 +8,8 @@ import numpy as np
 
 from solvers.bench.goals import Goal, Measured, Setting
 from solvers.sdp.certificate import prove
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.problem import Cost, cost
+from solvers.sdp.signs.enumeration import enumerate_signs
 from solvers.sdp.solver import solve
 
 MATRICES, EACH, LARGEST = 200, 50, 14

@@ -7,7 +7,7 @@ from functools import partial
 from solvers.bench.clock import interleaved
 from solvers.bench.goals import Goal, Measured, Setting, instance, ours, proven, words
 from solvers.bench.peers import primal
-from solvers.sdp.reference import Conic, reference
+from solvers.sdp.conic import Conic, reference
 
 
 def ratio(file: str, solver: Conic, tolerance: float, dual: bool, _setting: Setting) -> Measured:

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-from solvers.sdp.instance import Instance
-from solvers.sdp.readers import read
+from solvers.sdp.files.instance import Instance
+from solvers.sdp.files.readers import read
 from solvers.sdp.solution import Solution
 from solvers.sdp.solver import solve
 

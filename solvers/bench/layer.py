@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from solvers.bench.clock import interleaved
 from solvers.bench.goals import Goal, Measured, Setting
 from solvers.bench.peers import primal
-from solvers.sdp.batch import BatchSolution, solve_batch
+from solvers.sdp.batching.solver import BatchSolution, solve_batch
 from solvers.sdp.least_squares import Normal, bordered, normal
 
 PIXELS, NEURONS, SHOWN = 54, 256, 5  # SHOWN: neurons that the peer solves

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from solvers.bench.goals import Goal, Measured, Missing, Setting, folder
-from solvers.sdp.readers import read
+from solvers.sdp.files.readers import read
 from solvers.sdp.solver import solve
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

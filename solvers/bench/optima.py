@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 
 from solvers.bench.goals import Goal, Measured, Setting, folder, instance, ours
-from solvers.sdp.enumeration import enumerate_signs
+from solvers.sdp.signs.enumeration import enumerate_signs
 from solvers.sdp.solver import solve
 
 # Published values that belong to other files: the certified optima are 4006.25552 and within [12869.866, 12869.996].

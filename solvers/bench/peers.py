@@ -21,8 +21,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.bench.goals import Missing, Setting
+from solvers.sdp.conic import OPTIONS, Conic
 from solvers.sdp.problem import Matrix, cost
-from solvers.sdp.reference import OPTIONS, Conic
 
 BINARIES = {"csdp": "csdp", "sdpa": "sdpa", "dsdp5": "dsdp5", "lorads": "LoRADS"}
 SECONDS = 900  # a child that takes longer is stopped

@@ -7,7 +7,7 @@ from functools import partial
 from solvers.bench.clock import once
 from solvers.bench.goals import Goal, Measured, Setting, instance
 from solvers.bench.optima import published
-from solvers.sdp.rounding import round as round_signs
+from solvers.sdp.signs.rounding import round as round_signs
 from solvers.sdp.solver import solve
 
 FLIPS = 10**9  # no limit but the seconds

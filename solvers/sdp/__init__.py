@@ -5,17 +5,17 @@ that share a Gram matrix; `round`, `branch_and_bound` and `enumerate_signs` sear
 solver; `read` reads files.
 """
 
-from solvers.sdp.batch import BatchSolution, solve_batch
-from solvers.sdp.branch import Branched, branch_and_bound
+from solvers.sdp.batching.solver import BatchSolution, solve_batch
 from solvers.sdp.certificate import Proof, prove
-from solvers.sdp.enumeration import enumerate_signs
-from solvers.sdp.instance import Instance
+from solvers.sdp.conic import Reference, reference
+from solvers.sdp.files.instance import Instance
+from solvers.sdp.files.readers import read
 from solvers.sdp.least_squares import Normal, least_squares, normal, signs_of
 from solvers.sdp.moments import gw_moments
 from solvers.sdp.problem import Cost, cost
-from solvers.sdp.readers import read
-from solvers.sdp.reference import Reference, reference
-from solvers.sdp.rounding import Rounded, round
+from solvers.sdp.signs.branch import Branched, branch_and_bound
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import Rounded, round
 from solvers.sdp.solution import Look, Seconds, Solution
 from solvers.sdp.solver import solve
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from solvers.sdp.batched import BatchedDescent, Quadratics
+from solvers.sdp.batching.descent import BatchedDescent, Quadratics
 from solvers.sdp.problem import Cost
 
 PIECE = 10  # iterations between two reads of the residual, each of which waits for the device

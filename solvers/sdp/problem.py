@@ -146,7 +146,8 @@ def _check_finite_and_symmetric(C: np.ndarray | sp.csr_array) -> None:
     with np.errstate(over="ignore"):
         if not np.isfinite(4 * np.abs(values).sum()):
             raise ValueError(
-                f"C has entries up to {np.abs(values).max():.1e}, whose sums overflow float64; divide C by a power of two"
+                f"C has entries up to {np.abs(values).max():.1e}, whose sums overflow float64; "
+                "divide C by a power of two"
             )
     wrong = sp.coo_array(C != C.T) if stored is not None else C != C.T
     if wrong.sum():

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.optimize import lsq_linear
 
-from solvers.sdp.batch import solve_batch
+from solvers.sdp.batching.solver import solve_batch
 from studies.certifying.neurons import Layer
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.least_squares import bordered
 from solvers.sdp.problem import cost
-from solvers.sdp.rounding import round
-from solvers.sdp.tabu import OneFlip
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import round
+from solvers.sdp.signs.tabu import OneFlip
 from studies.certifying.answers import Answer
 from studies.certifying.bounds import Bounds
 from studies.certifying.neurons import Layer

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from core import extension
-from solvers.sdp import batch
-from solvers.sdp.batch import BatchSolution, solve_batch
-from solvers.sdp.batch_bounds import Family, polished, proven, rounding_margins
-from solvers.sdp.batch_search import gauged, with_last_row
-from solvers.sdp.batched import BatchedDescent, Quadratics
-from solvers.sdp.batched_native import NativeDescent
+from solvers.sdp.batching import solver as batch
+from solvers.sdp.batching.bounds import Family, polished, proven, rounding_margins
+from solvers.sdp.batching.descent import BatchedDescent, Quadratics
+from solvers.sdp.batching.native import NativeDescent
+from solvers.sdp.batching.search import gauged, with_last_row
+from solvers.sdp.batching.solver import BatchSolution, solve_batch
 from solvers.sdp.certificate import prove
 from solvers.sdp.least_squares import Normal, bordered, normal, signs_of
 from solvers.sdp.problem import cost

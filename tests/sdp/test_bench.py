@@ -13,9 +13,9 @@ import pytest
 from solvers.bench import adversary, clock, layer, memory, optima, peers, table, throughput
 from solvers.bench.goals import Goal, Measured, Missing, Setting
 from solvers.sdp.certificate import Proof, prove
+from solvers.sdp.conic import reference
 from solvers.sdp.least_squares import bordered
 from solvers.sdp.problem import cost
-from solvers.sdp.reference import reference
 
 KEYS = ["id", "measured", "goal", "holds", "unit", "detail"]
 IDS = [f"S{k}" for k in range(1, 14)] + [f"Q{k}" for k in range(1, 7)]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp.branch import _minimised, _Search, branch_and_bound
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.problem import cost
-from solvers.sdp.triangles import NONE, TURNS, Triangles, raised, violated
+from solvers.sdp.signs.branch import _minimised, _Search, branch_and_bound
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.triangles import NONE, TURNS, Triangles, raised, violated
 
 
 def matrix(n: int, seed: int, kind: str = "integers") -> np.ndarray:
@@ -102,9 +102,9 @@ def test_bounds_of_nodes_are_no_larger_than_what_they_contain(monkeypatch: pytes
         return bound, found
 
     monkeypatch.setattr(_Search, "_bounded", watched)
-    monkeypatch.setattr("solvers.sdp.branch.ENUMERATED", 4)
-    monkeypatch.setattr("solvers.sdp.branch.ROOT_ROUNDS", 2)
-    monkeypatch.setattr("solvers.sdp.branch.ROUNDS", 4)
+    monkeypatch.setattr("solvers.sdp.signs.branch.ENUMERATED", 4)
+    monkeypatch.setattr("solvers.sdp.signs.branch.ROOT_ROUNDS", 2)
+    monkeypatch.setattr("solvers.sdp.signs.branch.ROUNDS", 4)
     found = branch_and_bound(C)
     assert found.value == enumerate_signs(C).value and found.proven
     assert len(seen) > 3 and max(seen) <= 0

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from solvers.__main__ import main
-from solvers.sdp.enumeration import enumerate_signs
-from solvers.sdp.readers import read
+from solvers.sdp.files.readers import read
+from solvers.sdp.signs.enumeration import enumerate_signs
 
 FIELDS = "instance n sense value bound bound_integer gap proven rank cut seconds seconds_certify".split()
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 from core import extension
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.problem import cost
+from solvers.sdp.signs.enumeration import enumerate_signs
 
 
 def matrix(n: int, seed: int, integers: bool = False) -> np.ndarray:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp.batch import solve_batch
-from solvers.sdp.enumeration import enumerate_signs
-from solvers.sdp.reference import reference
+from solvers.sdp.batching.solver import solve_batch
+from solvers.sdp.conic import reference
+from solvers.sdp.signs.enumeration import enumerate_signs
 from solvers.sdp.solver import solve
 
 ENTRIES = pytest.mark.parametrize("entry", [solve, enumerate_signs, reference])

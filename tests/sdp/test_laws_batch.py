@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.sdp.batch import solve_batch
+from solvers.sdp.batching.solver import solve_batch
 from solvers.sdp.least_squares import least_squares
 from solvers.sdp.solver import solve
 

@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from solvers.sdp.branch import branch_and_bound
-from solvers.sdp.enumeration import enumerate_signs
-from solvers.sdp.rounding import round
+from solvers.sdp.signs.branch import branch_and_bound
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import round
 from solvers.sdp.solver import solve
 
 

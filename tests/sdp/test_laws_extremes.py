@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp.batch import solve_batch
-from solvers.sdp.enumeration import enumerate_signs
-from solvers.sdp.rounding import round
+from solvers.sdp.batching.solver import solve_batch
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import round
 from solvers.sdp.solver import solve
 
 
@@ -111,3 +111,16 @@ def test_scale_does_not_break_a_batch(oracle, exponent):
     for t in range(4):
         C = np.block([[G, -B[t][:, None]], [-B[t][None], np.zeros((1, 1))]])
         assert Fraction(float(batch.bound[t])) <= oracle.interval(C)[1]
+
+
+def test_an_entry_that_would_overflow_is_refused_or_survived():
+    """Sums of entries near the largest float64 are infinite: say so, never return nan."""
+    C = np.full((4, 4), 1e308)
+    for entry in (solve, enumerate_signs):
+        try:
+            answer = entry(C)
+        except (ValueError, OverflowError) as refused:
+            assert "C" in str(refused)
+        else:
+            assert not np.isnan(answer.value)
+            assert getattr(answer, "bound", -np.inf) <= 0.0

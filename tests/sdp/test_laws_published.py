@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solvers.sdp.readers import read
-from solvers.sdp.rounding import round
+from solvers.sdp.files.readers import read
+from solvers.sdp.signs.rounding import round
 from solvers.sdp.solver import solve
 
 pytestmark = pytest.mark.data

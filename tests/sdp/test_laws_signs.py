@@ -12,9 +12,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.moments import gw_moments
-from solvers.sdp.rounding import round
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import round
 from solvers.sdp.solver import solve
 
 EXAMPLES = 25  # of a law each; a solve takes milliseconds

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import extension
-from solvers.sdp.reference import reference
+from solvers.sdp.conic import reference
 from solvers.sdp.solver import solve
 
 EXAMPLES = 25  # of a law each; a solve takes milliseconds

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from solvers.sdp.files.readers import read
 from solvers.sdp.problem import cost
-from solvers.sdp.readers import read
 
 GRAPH = "4 5\n1 2 1\n2 3 -2\n3 4 3\n1 4 1\n2 4 5\n"
 PROGRAM = "3 4\n1 1 -7\n1 2 3\n2 3 -4\n3 3 2\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp.reference import reference
+from solvers.sdp.conic import reference
 
 SOLVERS = ("SCS", "CLARABEL")
 # Each solver is asked for 1e-7; both stop on their own residuals, which bound value and X to about their square root

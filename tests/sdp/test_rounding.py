@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from solvers.sdp.enumeration import enumerate_signs
 from solvers.sdp.moments import gw_moments
 from solvers.sdp.problem import cost
-from solvers.sdp.rounding import hyperplanes, round
+from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import hyperplanes, round
+from solvers.sdp.signs.tabu import OneFlip
 from solvers.sdp.solver import solve
-from solvers.sdp.tabu import OneFlip
 
 LOCAL = ("none", "descent", "tabu")
 

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from core import extension
 from solvers.sdp.problem import Cost, cost
-from solvers.sdp.tabu import OneFlip
+from solvers.sdp.signs.tabu import OneFlip
 
 KINDS = ("integers", "reals", "sparse integers", "sparse reals", "one wide entry")
 SIZES = (1, 2, 9, 33, 70)

@@ -1,4 +1,4 @@
-"""The descent of `solvers.sdp.batched`, natively on the CPU: a task at a time, whose state stays in the cache."""
+"""The descent of `batching.descent`, natively on the CPU: a task at a time, whose state stays in the cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core import extension
-from solvers.sdp.batched import MEMORY, RESCALE_AT, SMALLEST_STEP, Quadratics, scaling
+from solvers.sdp.batching.descent import MEMORY, RESCALE_AT, SMALLEST_STEP, Quadratics, scaling
 
 LANES = 8  # columns a factor is padded to: one register of 512 bits
 

@@ -19,12 +19,12 @@ from jaxtyping import Int8
 
 from solvers.sdp.bounding import Bounder
 from solvers.sdp.certificate import UNIT, below
-from solvers.sdp.enumeration import enumerate_signs, rounding
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.problem import Cost, Matrix, cost, lattice, next_attainable
-from solvers.sdp.rounding import round
+from solvers.sdp.signs.enumeration import enumerate_signs, rounding
+from solvers.sdp.signs.rounding import round
+from solvers.sdp.signs.triangles import NONE, Raised, Triangles, raised
 from solvers.sdp.solver import solve
-from solvers.sdp.triangles import NONE, Raised, Triangles, raised
 
 ENUMERATED = 18  # groups, up to which a node is enumerated: under a millisecond
 ROOT_ROUNDS, ROUNDS = 120, 25  # of multipliers of triangles, at the root and at other nodes

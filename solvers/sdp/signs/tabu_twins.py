@@ -1,4 +1,4 @@
-"""The searches of `solvers.sdp.tabu` in NumPy and Python: the vectors that the native kernels visit, in their order."""
+"""The searches of `signs.tabu` in NumPy and Python: the vectors that the native kernels visit, in their order."""
 
 from __future__ import annotations
 

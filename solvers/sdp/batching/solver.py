@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from solvers.sdp.batch_bounds import Family
-from solvers.sdp.batch_search import GRACE, Search, gauged
+from solvers.sdp.batching.bounds import Family
+from solvers.sdp.batching.search import GRACE, Search, gauged
 from solvers.sdp.device import check_device
 from solvers.sdp.growth import largest_rank
 from solvers.sdp.least_squares import bordered

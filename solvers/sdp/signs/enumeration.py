@@ -7,7 +7,7 @@ import numpy as np
 from core import extension
 from solvers.sdp.certificate import UNIT
 from solvers.sdp.problem import Cost, Matrix, cost, lattice
-from solvers.sdp.rounding import Rounded
+from solvers.sdp.signs.rounding import Rounded
 
 LARGEST = 26  # signs: 2^25 vectors
 RUN = 8  # digits that the kernel runs through before it computes its fields anew

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from solvers.sdp.instance import Instance
-from solvers.sdp.lines import Entries, Lines, integer, text_of
+from solvers.sdp.files.instance import Instance
+from solvers.sdp.files.lines import Entries, Lines, integer, text_of
 
 Format = Literal["rudy", "sdpa", "bqp"]
 SUFFIXES = {".dat-s": "sdpa", ".sparse": "bqp", ".bqp": "bqp", ".qubo": "bqp"}  # any other name: rudy

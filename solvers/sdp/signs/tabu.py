@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int8
 
 from core import extension
-from solvers.sdp import tabu_twins
 from solvers.sdp.problem import Cost, lattice
+from solvers.sdp.signs import tabu_twins
 
 WIDEST_RANGE = 4096  # of gains, in units of their common divisor: up to it, those of a sparse C are kept in buckets
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int8
 
-from solvers.sdp.tabu import OneFlip
+from solvers.sdp.signs.tabu import OneFlip
 
 MEMBERS = 10
 SPELL = 100  # flips of one tabu search, per sign

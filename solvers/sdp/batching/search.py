@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core import extension
-from solvers.sdp.batch_bounds import Family, best_bounds, lowest, polished, proven, rounding_margins, shapes
-from solvers.sdp.batched import BatchedDescent, Quadratics
-from solvers.sdp.batched_native import NativeDescent
+from solvers.sdp.batching.bounds import Family, best_bounds, lowest, polished, proven, rounding_margins, shapes
+from solvers.sdp.batching.descent import BatchedDescent, Quadratics
+from solvers.sdp.batching.native import NativeDescent
 from solvers.sdp.solution import Certify
 
 LOOK_EVERY = 8  # iterations between looks

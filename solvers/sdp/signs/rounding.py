@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int8
 
-from solvers.sdp.elite import evolve
 from solvers.sdp.problem import Cost, Matrix, cost
-from solvers.sdp.tabu import OneFlip
+from solvers.sdp.signs.elite import evolve
+from solvers.sdp.signs.tabu import OneFlip
 
 Local = Literal["none", "descent", "tabu"]
 

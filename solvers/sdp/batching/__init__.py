@@ -1,0 +1,1 @@
+"""Many relaxations that share a Gram matrix, solved and certified together."""

@@ -1,0 +1,1 @@
+"""Problems in files: rudy graphs, SDPA sparse, quadratic programs over bits."""
