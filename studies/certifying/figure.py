@@ -1,4 +1,4 @@
-"""Two figures: bars from each neuron's bound to what methods reached, with layer sums; the SDP inside training."""
+"""Three figures: certified gaps of layers; bars from each neuron's bound to what was reached; the SDP in training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,44 @@ PANEL_COLUMNS = 3
 
 
 def draw(found: Sequence[Certified], folder: Path) -> list[Path]:
-    """Write certify.png and .pdf, and where the link was run link.png and .pdf; the paths."""
+    """Write overview and certify, and where the link was run link, each as .png and .pdf; the paths."""
     with style():
-        written = save(bars(found), folder / "certify")
+        written = save(overview(found), folder / "overview") + save(bars(found), folder / "certify")
         if any(layer.points for layer in found):
             written += save(curves([layer for layer in found if layer.points]), folder / "link")
     return written
+
+
+def overview(found: Sequence[Certified]) -> Figure:
+    """A line a layer: certified gap of the layer's sum by entry, and the part that no signs can close where known."""
+    figure = Figure((8.5, 1.5 + 0.42 * len(found)), layout="constrained")
+    ax = figure.subplots()
+    colours = dict(zip(SHOWN, sns.color_palette("colorblind"), strict=False))
+    for y, layer in enumerate(found):
+        data = frame(layer.rows)
+        for entry, rows in data.groupby("entry", sort=False):
+            gap, last = (100 * (1 - rows["bound"].sum() / rows[c].sum(skipna=False)) for c in ("value", "last"))
+            colour = colours.get(str(entry), "0.75")
+            known = entry in colours
+            ax.plot(gap, y, "o", color=colour, ms=8 if known else 4, zorder=3 if known else 2)
+            if entry == "ste" and math.isfinite(last):
+                ax.plot(last, y, "o", mfc="none", mec=colour, mew=1.8, ms=8, zorder=3)
+        facts = data.drop_duplicates("neuron")
+        if facts["optimum"].notna().all():
+            ax.plot(100 * (1 - facts["bound"].sum() / facts["optimum"].sum()), y, "|", color="black", ms=16, mew=1.6)
+    ax.set(xlabel="certified gap of the layer's sum, % of the value", xlim=(0, None), ylim=(len(found) - 0.5, -0.5))
+    ax.set_yticks(range(len(found)), [f"{layer.layer}\n{layer.rows[0].n} weights a neuron" for layer in found])
+    ax.tick_params(axis="y", labelsize="small")
+    handles = [Line2D([], [], color=colour, marker="o", ls="", ms=8, label=name) for name, colour in colours.items()]
+    orange = colours["ste"]
+    handles += [
+        Line2D([], [], mfc="none", mec=orange, mew=1.8, marker="o", ls="", ms=8, label="ste, final weights"),
+        Line2D([], [], color="0.75", marker="o", ls="", ms=4, label="other methods"),
+        Line2D([], [], color="black", marker="|", ls="", ms=12, mew=1.6, label="enumerated optimum"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    figure.suptitle("No signs can be better by more than this, by certificate")
+    return figure
 
 
 def bars(found: Sequence[Certified]) -> Figure:

@@ -373,7 +373,7 @@ def test_quick_study_proves_every_bound_and_writes_rows_tables_and_figures(quick
     assert all(row["proven"] and row["bound"] <= row["value"] for row in found)
     assert {row["entry"] for row in found} >= {"ste", "exact", *heuristics.ROUNDED}
     assert {point["run"] for point in json.loads((folder / "link.json").read_text())} == {*link.RATES}
-    for name in ("certify.png", "link.png"):
+    for name in ("overview.png", "certify.png", "link.png"):
         assert (folder / name).stat().st_size > 20_000
     assert json.loads((folder / "manifest.json").read_text())["command"].startswith("python -m studies.certify --quick")
 
