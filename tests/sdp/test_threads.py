@@ -1,6 +1,10 @@
 """Who solves in how many threads."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 import threadpoolctl
 
 from solvers.sdp import cholesky, solve, threads
@@ -31,3 +35,41 @@ def test_large_factorisations_use_the_callers_threads():
                 assert blas() == {2}  # a solve within another's
         with threads.threads_for(threads.LARGE):
             assert blas() == {2}
+
+
+def test_solves_that_overlap_leave_the_callers_threads():
+    entered, left = threading.Event(), threading.Event()
+    seen = []
+
+    def second():
+        with threads.one_thread():
+            entered.set()
+            assert left.wait(10)
+            seen.append(blas())  # the first is gone: still limited
+
+    with threadpoolctl.threadpool_limits(2), ThreadPoolExecutor(1) as pool:
+        with threads.one_thread():
+            overlapping = pool.submit(second)
+            assert entered.wait(10)
+            with threads.threads_for(threads.LARGE):
+                seen.append(blas())  # the other solve would get them too
+        left.set()
+        overlapping.result(10)
+        assert seen == [{1}, {1}]
+        assert blas() == {2}
+
+
+def test_many_concurrent_solves_leave_the_callers_threads():
+    C = np.ones((20, 20)) - 3 * np.eye(20)[::-1]
+    with threadpoolctl.threadpool_limits(2):
+        with ThreadPoolExecutor(4) as pool:
+            values = list(pool.map(lambda seed: solve(C, seed=seed).value, range(40)))
+        assert blas() == {2}
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
+
+
+def test_an_error_within_a_solve_gives_the_threads_back():
+    with threadpoolctl.threadpool_limits(2):
+        with pytest.raises(ValueError, match="stop"), threads.one_thread(), threads.threads_for(threads.LARGE):
+            raise ValueError("stop")
+        assert blas() == {2}
