@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 
 from solvers.sdp.certificate import Proof, dominated, prove, rounding_margin
@@ -14,6 +17,7 @@ from solvers.sdp.problem import Cost
 
 TRUST = 0.5  # a proof is tried where the predicted gap is below this share of the allowed one; halved by each failure
 FAR = 20.0  # times the allowed gap: no other candidate will do
+ONCE, AGAIN = 0.7, 0.25  # of the residual at a failed proof: from where another is tried, after one failure, after more
 SAFETY = 0.99  # share of the allowed gap that a proof uses, so that the last roundings cannot exceed it
 
 
@@ -24,7 +28,7 @@ class Bounder:
         self.of, self.factoriser = of, Factoriser(of)
         self.best: Proof | None = None
         self.attempts, self.failures = 0, 0
-        self._trust = TRUST
+        self._trust, self._until = TRUST, math.inf
 
     def predict(self, descent: Descent | DeviceDescent, allowed: float) -> Bounding:
         """The candidate with the least predicted gap; stops at the first that is promising, or far from it."""
@@ -42,40 +46,50 @@ class Bounder:
         """Whether a predicted gap is worth a factorisation."""
         return predicted <= self._trust * allowed
 
-    def attempt(self, bounding: Bounding, value: float, allowed: float) -> Proof | None:
+    def worth_it(self, predicted: float, allowed: float, residual: float) -> bool:
+        """Promising, and far enough from where the last proof failed: predictions do not see what misled them."""
+        return self.promising(predicted, allowed) and residual <= self._until
+
+    def attempt(self, bounding: Bounding, descent: Descent | DeviceDescent, allowed: float) -> Proof | None:
         """Try to prove the whole gap allowed; keeps the best proof so far."""
         n = self.of.n
-        total = float(bounding.multipliers.sum()) - value + SAFETY * allowed
+        total = float(bounding.multipliers.sum()) - descent.value + SAFETY * allowed
         proof = self._prove(bounding, total / n) if total > 0 else None
         if proof is None:
             self.failures += 1
             self._trust /= 2
+            self._until = descent.residual * (ONCE if self.failures == 1 else AGAIN)
         return proof
 
-    def last_resort(self, descent: Descent | DeviceDescent, allowed: float, seconds: float) -> Proof:
+    def last_resort(self, descent: Descent | DeviceDescent, allowed: float, until: float) -> Proof:
         """The best proof so far, or one with what shift it takes, found to a factor of three.
 
-        Where a factorisation takes longer than `seconds`: the proof that needs none, by rows that dominate.
+        until: on the clock of time.perf_counter; a factorisation that would end later is not begun, and at the worst
+        the proof is the one that needs none, by rows that dominate.
         """
-        if self.factoriser.seconds > seconds:
+        if self._late(until):
             return self.best or dominated(self.of)
         bounding = self.predict(descent, allowed)
         total, n = float(bounding.multipliers.sum()), self.of.n
         shift, factor = max(-2 * bounding.least, 2 * rounding_margin(bounding.multipliers) / n), 1.0
-        while self.best is None or self.best.bound < total - n * factor * shift:
+        while 0 < factor * shift < math.inf and not self._late(until):
+            if self.best is not None and self.best.bound >= total - n * factor * shift:
+                break
             if self._prove(bounding, factor * shift) is None:
                 factor *= 8
                 continue
-            if factor > 1:
+            if factor > 1 and not self._late(until):
                 self._prove(bounding, factor * shift / 8**0.5)
             break
-        assert self.best is not None
-        return self.best
+        return self.best or dominated(self.of)
 
-    def check_gap(self, descent: Descent | DeviceDescent, allowed: float, gap: float) -> None:
-        """Raises ValueError where rounding alone costs a proof more than the gap allowed."""
+    def check_gap(self, descent: Descent | DeviceDescent, allowed: float, most: float, gap: float) -> None:
+        """Raises ValueError where rounding alone costs a proof more than the gap allowed.
+
+        most: the gap that would be allowed at the largest value the problem can have.
+        """
         least = 2 * rounding_margin(descent.y)
-        if allowed < least:
+        if most < least:
             raise ValueError(
                 f"gap={gap:g} cannot be proven in float64 here: the rounding of a factorisation of {self.of.n} rows "
                 f"alone costs a gap of {gap * least / allowed:.1e}; ask for gap={2 * gap * least / allowed:.0e} or "
@@ -94,6 +108,9 @@ class Bounder:
 
     def _product(self, X: np.ndarray) -> np.ndarray:
         return np.asarray(self.of.off @ X)
+
+    def _late(self, until: float) -> bool:
+        return time.perf_counter() + self.factoriser.seconds > until
 
     def _prove(self, bounding: Bounding, shift: float) -> Proof | None:
         self.attempts += 1

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers.sdp.cholesky import Factoriser
-from solvers.sdp.problem import Cost
+from solvers.sdp.problem import Cost, Matrix, cost
 
 UNIT = 2.0**-53  # unit roundoff of float64
 # Entries of a factor come from at most n products, one square root or division (by reciprocal: two roundings) and the
@@ -39,7 +39,7 @@ class Proof:
 
 
 def prove(
-    of: Cost,
+    of: Cost | Matrix,
     multipliers: Float[np.ndarray, " n"],
     shift: float | Float[np.ndarray, " n"] = 0.0,
     *,
@@ -48,17 +48,22 @@ def prove(
     """A proof with t = multipliers - shift, rounded; None where there is none: that says nothing about the bound.
 
     multipliers: y of C without its diagonal, in units of C; the diagonal is added to the bound, not to y.
-    shift: a number, or one a row; any sign. factoriser: of the same C, to share its plan between attempts.
+    of: C, or what `cost` made of it. shift: a number, or one a row; any sign. factoriser: of the same C, to share its
+    plan between attempts.
     """
+    of = of if isinstance(of, Cost) else cost(of)
     t = np.asarray(multipliers - shift, dtype=np.float64)
     if t.shape != (of.n,):
         raise ValueError(f"there must be one multiplier a row of C: shape ({of.n},) (got {t.shape})")
     if not np.isfinite(t).all():
         return None
     tested = _with_margin(-t, _isolated(of))
+    if factoriser is not None and factoriser.off is not of.off:
+        raise ValueError("factoriser is of another C; a proof would say nothing of this one")
     if tested is None or not (factoriser or Factoriser(of)).succeeds(tested):
         return None
-    return Proof(below(np.concatenate([t, of.diagonal])), t)
+    bound = below(np.concatenate([t, of.diagonal]))
+    return None if math.isnan(bound) else Proof(bound, t)
 
 
 def dominated(of: Cost) -> Proof:
@@ -72,13 +77,17 @@ def dominated(of: Cost) -> Proof:
 def rounding_margin(multipliers: Float[np.ndarray, " n"]) -> float:
     """What rounding costs a proof: about the gap it leaves where C - Diag(multipliers) is psd and singular."""
     root = np.sqrt(np.maximum(-multipliers, 0.0))
-    return float(_gamma(len(multipliers)) * root.sum() ** 2)
+    return float(gamma(len(multipliers)) * root.sum() ** 2)
 
 
 def below(terms: Float[np.ndarray, " m"]) -> float:
-    """A float at or below the exact sum of the terms, at most two units in the last place below it."""
-    total = math.fsum(terms)  # correctly rounded
-    return math.nextafter(total, -math.inf)
+    """The largest float that is not above the exact sum of the terms; nan where that is beyond float64."""
+    try:
+        total = math.fsum(terms)  # correctly rounded
+        rest = math.fsum([*terms, -total])  # and so is this: its sign is right
+    except OverflowError:
+        return math.nan
+    return total if rest >= 0 else math.nextafter(total, -math.inf)
 
 
 def _with_margin(diagonal: np.ndarray, isolated: np.ndarray) -> np.ndarray | None:
@@ -91,15 +100,17 @@ def _with_margin(diagonal: np.ndarray, isolated: np.ndarray) -> np.ndarray | Non
     if (diagonal[isolated] < 0).any() or (diagonal[~isolated] <= 0).any():
         return None
     root = np.where(isolated, 0.0, np.sqrt(np.where(isolated, 0.0, diagonal)))
-    margin = _gamma(len(diagonal)) * root.sum() * root * (1 + 16 * len(diagonal) * UNIT) + UNDERFLOW
+    margin = gamma(len(diagonal)) * root.sum() * root * (1 + 16 * len(diagonal) * UNIT) + UNDERFLOW
     tested: np.ndarray = np.where(isolated, 1.0, np.nextafter(diagonal - margin, -math.inf))
     return tested
 
 
-def _gamma(n: int) -> float:
+def gamma(n: int) -> float:
+    """gamma / (1 - gamma) of a factorisation of n rows: the relative error of its entries (Higham 2002, section
+    3.1)."""
     product = (n + EXTRA) * UNIT
-    gamma = product / (1 - product)
-    return gamma / (1 - gamma)
+    once = product / (1 - product)
+    return once / (1 - once)
 
 
 def _isolated(of: Cost) -> np.ndarray:

@@ -19,7 +19,7 @@ from solvers.sdp.problem import Cost
 
 DEPENDENT = 0.02  # least singular value of V, relative to the largest, from which its columns count as independent
 DIRECTIONS = 8  # columns added at most: the least eigenvectors found
-STEPS = 80  # of Lanczos
+STEPS = (80, 320, 1280)  # of Lanczos: more where fewer find nothing and the descent has come to its end
 SIZE = 0.1  # of the new entries, beside rows of length 1, where u is spread evenly
 
 
@@ -46,15 +46,18 @@ def escape(descent: Descent | DeviceDescent, of: Cost, tolerance: float, rng: np
     room = min(DIRECTIONS, largest_rank(of.n) - V.shape[1])
     if room < 1 or (V.shape[1] < descent.rank and not descent.stalled):
         return False
-    directions = negative_directions(of, descent.y, V, tolerance, rng)[:, :room]
-    if not directions.shape[1]:
+    for steps in STEPS if descent.stalled else STEPS[:1]:
+        directions = negative_directions(of, descent.y, V, tolerance, rng, steps=steps)[:, :room]
+        if directions.shape[1]:
+            break
+    else:
         return False
     descent.replace(np.hstack([V, SIZE * math.sqrt(of.n) * directions]), sweeps=2)
     return True
 
 
 def negative_directions(
-    of: Cost, y: np.ndarray, V: np.ndarray, tolerance: float, rng: np.random.Generator
+    of: Cost, y: np.ndarray, V: np.ndarray, tolerance: float, rng: np.random.Generator, *, steps: int = STEPS[0]
 ) -> Float[np.ndarray, "n directions"]:
     """Unit vectors u orthogonal to the range of V with u'Su < -tolerance, the least first; at times there are others.
 
@@ -62,7 +65,7 @@ def negative_directions(
     clustered at zero, would hide the negative ones. A Ritz value is attained, so what is returned is true curvature.
     """
     Q, _ = np.linalg.qr(V)
-    steps = min(STEPS, of.n - Q.shape[1])
+    steps = min(steps, of.n - Q.shape[1])
     kept = np.empty((of.n, steps))
     u = _complement(rng.standard_normal(of.n), Q)
     images = np.empty_like(kept)

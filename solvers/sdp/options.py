@@ -28,4 +28,9 @@ def available_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux
         return 2**62
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    whole = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    try:  # of a container (cgroup v2): "max" where it has no limit
+        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return whole
+    return whole if limit == "max" else min(whole, int(limit) - int(used))

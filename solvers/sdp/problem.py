@@ -7,6 +7,7 @@ Its relatives share it: the +-1 problem min x'Cx (X = x x'), and C of a least-sq
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Num
 
 Matrix: TypeAlias = np.ndarray | sp.sparray | sp.spmatrix
+ROWS = 256  # rows of an array looked at at once
 SMALLEST_DIVISOR = 40  # of entries: 2^-40 of the power of two above the largest
 LARGEST_INTEGER = 2**53
 DENSE_FROM = 0.25  # share of non-zeros from which a dense product is faster than a sparse one
@@ -43,13 +45,14 @@ class Cost:
         """Whether `off` is CSR."""
         return not isinstance(self.off, np.ndarray)
 
-    def entries(self) -> Float[np.ndarray, " entries"]:
-        """The non-zero off-diagonal entries i < j, as floats."""
-        upper: np.ndarray = (
-            sp.triu(self.off, 1, format="coo").data if self.sparse else self.off[np.triu_indices(self.n, 1)]
-        )
-        nonzero: np.ndarray = upper[upper != 0]
-        return nonzero
+    def entries(self) -> Iterator[Float[np.ndarray, " some"]]:
+        """The non-zero off-diagonal entries, each pair at least once, some rows at a time."""
+        if not isinstance(self.off, np.ndarray):
+            yield self.off.data
+            return
+        for start in range(0, self.n, ROWS):
+            rows = self.off[start : start + ROWS, start:]
+            yield rows[rows != 0]
 
     def value(self, signs: Num[np.ndarray, " n"]) -> float:
         """x'Cx of a vector of +-1; exact where the entries and their sums are integers below 2^53."""
@@ -81,20 +84,29 @@ def lattice(of: Cost) -> tuple[Fraction, Fraction] | None:
     spacing is four times the greatest common divisor of the entries: parity included. Exact, in rationals; None where
     entries have no divisor above 2^-40 of the largest.
     """
-    entries = of.entries()
     constant = _exact_sum(of.diagonal[of.diagonal != 0])
-    if not len(entries):
-        return constant, Fraction(0)
     # Entries are integers times a power of two; below 2^52 of them, int64 is exact.
-    exponent = max(0, int(np.frexp(np.abs(entries).max())[1]))
-    unit = Fraction(2) ** (exponent - SMALLEST_DIVISOR)
-    scaled = np.ldexp(entries, SMALLEST_DIVISOR - exponent)
-    if not np.array_equal(scaled, np.rint(scaled)):
-        return None
-    whole = scaled.astype(np.int64)
-    divisor = int(np.gcd.reduce(whole))
-    total = sum(int(part) for part in np.add.reduceat(whole, np.arange(0, len(whole), 1024)))
-    return constant + 2 * total * unit, 4 * divisor * unit
+    largest = max((np.abs(some).max(initial=0.0) for some in of.entries()), default=0.0)
+    if not largest:
+        return constant, Fraction(0)
+    exponent = int(np.frexp(largest)[1]) - SMALLEST_DIVISOR
+    unit, divisor = Fraction(2) ** exponent, 0
+    for some in of.entries():
+        scaled = np.ldexp(some, -exponent)
+        if not np.array_equal(scaled, np.rint(scaled)) or not scaled.all():  # an entry that underflows is no integer
+            return None
+        divisor = math.gcd(divisor, int(np.gcd.reduce(scaled.astype(np.int64))) if len(scaled) else 0)
+    # x'Cx - constant at x = 1 is one of the values: the sum of all entries, each pair twice.
+    total = sum(int(row) for row in _row_sums(of, exponent))
+    return constant + total * unit, 4 * divisor * unit
+
+
+def _row_sums(of: Cost, exponent: int) -> Iterator[int]:
+    """Exact sums of the rows of `off` in units of 2^exponent; int64 holds 2^11 entries of up to 2^52."""
+    for i in range(of.n):
+        row = of.off[i] if isinstance(of.off, np.ndarray) else of.off.data[of.off.indptr[i] : of.off.indptr[i + 1]]
+        whole = np.ldexp(row, -exponent).astype(np.int64)
+        yield from (int(part) for part in np.add.reduceat(whole, np.arange(0, len(whole), 2048))) if len(whole) else ()
 
 
 def next_attainable(bound: float, of: Cost) -> float:
@@ -121,7 +133,9 @@ def _exact_sum(values: np.ndarray) -> Fraction:
 
 
 def _float64(C: Matrix) -> np.ndarray | sp.csr_array:
-    """C as float64, square; exactness is checked where integers are wide."""
+    """C as float64, square, no longer the caller's if sparse; exactness is checked where integers are wide."""
+    if isinstance(C, np.ma.MaskedArray):
+        raise TypeError("C is a masked array, whose mask would be dropped; fill it first")
     if not isinstance(C, np.ndarray) and not sp.issparse(C):
         raise TypeError(f"C must be a NumPy array or a SciPy sparse matrix (got {type(C).__name__}); use np.asarray(C)")
     if C.ndim != 2 or C.shape[0] != C.shape[1]:
@@ -133,7 +147,13 @@ def _float64(C: Matrix) -> np.ndarray | sp.csr_array:
     entries = C if isinstance(C, np.ndarray) else C.data
     if C.dtype.kind in "iu" and entries.size and max(int(entries.max()), -int(entries.min())) > LARGEST_INTEGER:
         raise ValueError("C has integers beyond 2^53, which float64 would round; divide C by a power of two first")
-    return np.asarray(C, dtype=np.float64) if isinstance(C, np.ndarray) else sp.csr_array(C, dtype=np.float64)
+    if isinstance(C, np.ndarray):
+        return np.asarray(C, dtype=np.float64)
+    coo = sp.coo_array(C)
+    summed = sp.csr_array((coo.data.astype(np.float64), (coo.row, coo.col)), shape=coo.shape)  # duplicates add up here
+    if C.dtype.kind in "iu" and np.abs(summed.data).max(initial=0.0) > LARGEST_INTEGER:
+        raise ValueError("C has duplicate entries that add up beyond 2^53; divide C by a power of two first")
+    return summed
 
 
 def _check_finite_and_symmetric(C: np.ndarray | sp.csr_array) -> None:

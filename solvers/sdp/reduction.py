@@ -14,7 +14,7 @@ from solvers.sdp.problem import Cost
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """The rows with non-zero entries, divided by `scale`, a power of two: entries below it are halved without rounding.
+    """The rows with non-zero entries, divided by `scale`, a power of two, without rounding.
 
     cost: without a diagonal. rows: their indices in the whole problem.
     """
@@ -22,6 +22,12 @@ class Reduced:
     cost: Cost
     rows: np.ndarray
     scale: float
+
+    def restored(self, multipliers: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        """In units of the whole problem, rounded downwards where a product is subnormal."""
+        whole = multipliers * self.scale
+        down: np.ndarray = np.where(whole / self.scale > multipliers, np.nextafter(whole, -np.inf), whole)
+        return down
 
     def expanded(self, factor: Float[np.ndarray, "m k"], n: int) -> Float[np.ndarray, "n k"]:
         """Rows of the whole problem; an isolated one is the first unit vector (any row is as good)."""
@@ -32,7 +38,7 @@ class Reduced:
 
 
 def reduce(of: Cost) -> Reduced | None:
-    """None where every row is isolated: then the value is the constant."""
+    """None where every row is isolated: then the value is the constant. ValueError where scaling would round."""
     if isinstance(of.off, np.ndarray):
         rows = np.flatnonzero(of.off.any(axis=1))
         off: np.ndarray | sp.csr_array = (
@@ -46,4 +52,9 @@ def reduce(of: Cost) -> Reduced | None:
     if not len(rows):
         return None
     scale = 2.0 ** max(-1000, min(1000, math.frexp(largest)[1]))
-    return Reduced(Cost(off / scale if scale != 1.0 else off, np.zeros(len(rows)), 0.0), rows, scale)
+    scaled = off / scale if scale != 1.0 else off
+    entries, kept = (x if isinstance(x, np.ndarray) else x.data for x in (off, scaled))
+    if not np.array_equal(kept * scale, entries):
+        least = float(np.abs(entries[entries != 0]).min())
+        raise ValueError(f"C has entries from {least:.1e} to {largest:.1e}, a range that float64 cannot scale exactly")
+    return Reduced(Cost(scaled, np.zeros(len(rows)), 0.0), rows, scale)

@@ -27,7 +27,9 @@ from solvers.sdp.threads import one_thread
 MOST_ITERATIONS = 200_000  # products with C
 FIRST_LOOK = 0.12  # residual of the first look, relative to the root of the gap asked
 GRACE = 1.0  # seconds, or the time limit where that is more, that a last proof may take beyond the limit
-NEGLIGIBLE = 1e-8  # singular values of the factor below this share of the largest are cut off at the end
+PIECE = 2e8  # flops between two looks at the clock
+SPARE = 1e-3  # share of the gap asked that the factor returned may give up for fewer columns
+NEGLIGIBLE = 1e-8  # singular values below this share of the largest are rounding
 
 
 @one_thread()
@@ -49,8 +51,8 @@ def solve(
     warm: a factor or a solution to start from. certify: "estimate" stops on a Ritz estimate of the bound and is
     labelled so; "none" stops where the descent's relative residual is below 0.12 sqrt(gap), without any bound.
     device: "cpu" (native kernels), or a torch device for the descent of a dense C; proofs are made on the CPU.
-    time_limit: seconds; the best certified interval by then is returned, with status "time_limit"; a last proof may
-    take as long again.
+    time_limit: seconds; the best certified interval by then is returned, with status "time_limit"; last proofs may take
+    as long again, or a second.
     One thread, but for large factorisations. The same seed on the same machine gives the same answer. Raises ValueError
     and TypeError for what cannot be solved, also for a gap below what float64 can prove; MemoryError before a
     factorisation that would not fit.
@@ -61,10 +63,15 @@ def solve(
     reduced = reduce(whole)
     if reduced is None:
         return _constant(whole, certify, time.perf_counter() - started)
+    planning, bounder = time.perf_counter(), Bounder(reduced.cost)
+    if certify == "rigorous":
+        bounder.check_memory()
+    planning = time.perf_counter() - planning
     start = _start(whole.n, reduced, rank, warm, seed)
     descent = Descent(reduced.cost, start) if device == "cpu" else DeviceDescent(reduced.cost, start, device)
-    run = _Run(whole, reduced, descent, gap, certify, seed)
-    run.deadline = math.inf if time_limit is None else started + time_limit
+    run = _Run(whole, reduced, descent, bounder, gap, certify, seed)
+    run.certifying = planning
+    run.limit(started, time_limit)
     return run.solution(run.descend(), started)
 
 
@@ -73,25 +80,40 @@ class _Run:
     for."""
 
     def __init__(
-        self, whole: Cost, reduced: Reduced, descent: Descent | DeviceDescent, gap: float, certify: Certify, seed: int
+        self,
+        whole: Cost,
+        reduced: Reduced,
+        descent: Descent | DeviceDescent,
+        bounder: Bounder,
+        gap: float,
+        certify: Certify,
+        seed: int,
     ) -> None:
         self.whole, self.reduced, self.gap, self.certify = whole, reduced, gap, certify
         self.rng = np.random.default_rng([seed, 1])
-        self.descent, self.bounder = descent, Bounder(reduced.cost)
-        self.deadline, self.escaping = math.inf, 1e-4
+        self.descent, self.bounder = descent, bounder
+        self.deadline = self.last_proof = math.inf
+        self.escaping = 1e-4
         self.estimate: Bounding | None = None
         self.history: list[Look] = []
         self.certifying = 0.0
         self.begun = time.perf_counter()
-        if certify == "rigorous":
-            self.bounder.check_memory()
+        off = reduced.cost.off
+        entries = off.size if isinstance(off, np.ndarray) else off.nnz
+        self.piece = max(1, min(50, int(PIECE / (2 * entries * descent.rank))))
+
+    def limit(self, started: float, seconds: float | None) -> None:
+        """Descend until then; a last proof may begin while it would end within as long again, or within GRACE."""
+        if seconds is not None:
+            self.deadline = started + seconds
+            self.last_proof = self.deadline + max(GRACE, seconds)
 
     def descend(self) -> Status:
         """Until the gap asked holds, or no more can be had."""
         descent, next_look = self.descent, FIRST_LOOK * math.sqrt(self.gap)
         self._run(25, 0.0)
         if self.certify == "rigorous":
-            self.bounder.check_gap(descent, self._allowed(), self.gap)
+            self.bounder.check_gap(descent, self._allowed(), self._most(), self.gap)
         while True:
             looked, failures = descent.iterations, self.bounder.failures
             if descent.residual <= next_look or descent.stalled:
@@ -111,17 +133,20 @@ class _Run:
     def solution(self, status: Status, started: float) -> Solution:
         """The answer: the factor of least rank, its value, the best proof, all of the whole problem."""
         proof = self._final_proof(status)
-        factor = self.reduced.expanded(_thin(self.descent.V), self.whole.n)
+        factor = self.reduced.expanded(self._thin(), self.whole.n)
         value = float(np.vdot(factor, self.whole.off @ factor)) + self.whole.constant
         multipliers, bound = self._bound(proof)
         found = abs(value - bound) / max(1.0, abs(value))
+        if proof is not None and found <= self.gap:
+            status = "certified"  # also where a last proof, after the limit, did it
+        bound_integer = next_attainable(bound, self.whole)
         total = time.perf_counter() - started
         return Solution(
             factor=factor,
             value=value,
             multipliers=multipliers,
             bound=bound,
-            bound_integer=next_attainable(bound, self.whole),
+            bound_integer=bound_integer,
             gap=found,
             proven=proof is not None,
             status=status,
@@ -135,7 +160,7 @@ class _Run:
         """Iterations in pieces short enough for the time limit."""
         end = self.descent.iterations + iterations
         while self.descent.iterations < end and self.descent.residual > residual and not self.descent.stalled:
-            self.descent.run(min(end - self.descent.iterations, 50), residual=residual)
+            self.descent.run(min(end - self.descent.iterations, self.piece), residual=residual)
             if time.perf_counter() > self.deadline:
                 return
 
@@ -148,8 +173,8 @@ class _Run:
         self.estimate = bounding = self.bounder.predict(self.descent, allowed)
         predicted = bounding.gap(value)
         late = time.perf_counter() + self.bounder.factoriser.seconds > self.deadline
-        if self.certify == "rigorous" and not late and self.bounder.promising(predicted, allowed):
-            proof = self.bounder.attempt(bounding, value, allowed)
+        if self.certify == "rigorous" and not late and self.bounder.worth_it(predicted, allowed, self.descent.residual):
+            proof = self.bounder.attempt(bounding, self.descent, allowed)
             proven = math.nan if proof is None else self._relative(value - proof.bound)
         self.certifying += time.perf_counter() - clock
         since, rank = time.perf_counter() - self.begun, self.descent.rank
@@ -168,22 +193,35 @@ class _Run:
         self.escaping = 0.1 * min(self.escaping, self.descent.residual)
         return False
 
+    def _thin(self) -> np.ndarray:
+        """Nearly the same Gram matrix in fewer columns, rows of length 1: the value moves by SPARE of the gap at most.
+
+        Dropping directions of total square s from V moves <C, VV'> by less than 2 s max |y|, to first order in s.
+        """
+        V, y = self.descent.V, self.descent.y
+        squares, W = np.linalg.eigh(V.T @ V)
+        lost = np.cumsum(np.maximum(squares, 0.0))
+        relative = self.gap * min(1.0, float(np.abs(y).sum()))  # a gap that is absolute says nothing of directions
+        spare = SPARE * min(self._allowed(), relative) / (2 * float(np.abs(y).max()))
+        kept = lost > max(spare, NEGLIGIBLE**2 * squares[-1])
+        thin = (V @ W[:, kept])[:, ::-1]
+        factor: np.ndarray = np.ascontiguousarray(thin / np.linalg.norm(thin, axis=1, keepdims=True))
+        return factor
+
     def _final_proof(self, status: Status) -> Proof | None:
         if self.certify != "rigorous":
             return None
         clock = time.perf_counter()
         proof = self.bounder.best if status == "certified" else None
-        limited = math.isfinite(self.deadline)
-        grace = max(GRACE, self.deadline - self.begun) if limited else math.inf
-        proof = proof or self.bounder.last_resort(self.descent, self._allowed(), grace)
+        proof = proof or self.bounder.last_resort(self.descent, self._allowed(), self.last_proof)
         self.certifying += time.perf_counter() - clock
         return proof
 
     def _bound(self, proof: Proof | None) -> tuple[np.ndarray, float]:
-        """Multipliers and bound of the whole problem; powers of two scale exactly."""
+        """Multipliers and bound of the whole problem."""
         multipliers = np.zeros(self.whole.n)
         if proof is not None:
-            multipliers[self.reduced.rows] = proof.multipliers * self.reduced.scale
+            multipliers[self.reduced.rows] = self.reduced.restored(proof.multipliers)
             return multipliers, below(np.concatenate([multipliers, self.whole.diagonal]))
         if self.certify == "none" or self.estimate is None:
             multipliers[self.reduced.rows] = self.descent.y * self.reduced.scale
@@ -197,6 +235,12 @@ class _Run:
 
     def _allowed(self) -> float:
         return self.gap * max(1.0, abs(self._value())) / self.reduced.scale
+
+    def _most(self) -> float:
+        """What no value of this problem exceeds by much, as a gap allowed: the first value may be near zero by
+        chance."""
+        size = abs(self.whole.constant) + 2 * float(np.abs(self.descent.y).sum()) * self.reduced.scale
+        return self.gap * max(1.0, size) / self.reduced.scale
 
     def _relative(self, difference: float) -> float:
         return difference * self.reduced.scale / max(1.0, abs(self._value()))
@@ -219,8 +263,10 @@ def _start(
         factor = np.asarray(warm.factor if isinstance(warm, Solution) else warm, dtype=np.float64)
         if factor.ndim != 2 or factor.shape[0] != n or not np.isfinite(factor).all():
             raise ValueError(f"warm must be a finite factor of {n} rows (got shape {factor.shape})")
-        if not (np.linalg.norm(factor, axis=1) > 0).all():
+        longest = np.abs(factor).max(axis=1, keepdims=True)
+        if not (longest > 0).all():
             raise ValueError("warm has a row of zeros; rows are vectors of length 1")
+        factor = factor / longest  # squares of what is left do not overflow
         kept: np.ndarray = factor[reduced.rows]
         return kept
     m = reduced.cost.n
@@ -228,24 +274,21 @@ def _start(
     return np.random.default_rng([seed, 0]).standard_normal((m, min(columns, m)))
 
 
-def _thin(V: np.ndarray) -> np.ndarray:
-    """The same Gram matrix in as few columns as it needs, rows of length 1."""
-    squares, W = np.linalg.eigh(V.T @ V)
-    keep = squares[::-1] > NEGLIGIBLE**2 * squares[-1]
-    thin = (V @ W[:, ::-1])[:, keep]
-    factor: np.ndarray = np.ascontiguousarray(thin / np.linalg.norm(thin, axis=1, keepdims=True))
-    return factor
-
-
 def _constant(whole: Cost, certify: Certify, seconds: float) -> Solution:
     """C is diagonal: every feasible X is optimal, and no factorisation is needed to know."""
-    proven = certify == "rigorous"
-    bound = -math.inf if certify == "none" else whole.constant if math.isfinite(whole.constant) else -math.inf
-    gap = abs(whole.constant - bound) / max(1.0, abs(whole.constant))
-    zero = np.zeros(whole.n)
-    status: Status = {"rigorous": "certified", "estimate": "estimated", "none": "stationary"}[certify]  # type: ignore[assignment]
+    statuses: dict[str, Status] = {"rigorous": "certified", "estimate": "estimated", "none": "stationary"}
+    bound = -math.inf if certify == "none" else below(whole.diagonal)
     return Solution(
-        np.ones((whole.n, 1)), whole.constant, zero, bound, bound, gap, proven, status, (), Seconds(seconds, 0.0)
+        factor=np.ones((whole.n, 1)),
+        value=whole.constant,
+        multipliers=np.zeros(whole.n),
+        bound=bound,
+        bound_integer=next_attainable(bound, whole),
+        gap=abs(whole.constant - bound) / max(1.0, abs(whole.constant)),
+        proven=certify == "rigorous",
+        status=statuses[certify],
+        history=(),
+        seconds=Seconds(seconds, 0.0),
     )
 
 

@@ -87,6 +87,31 @@ def test_without_a_margin_singular_matrices_would_pass():
     assert lucky > 0 and proven == 0
 
 
+def test_below_is_the_largest_float_under_the_exact_sum():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        terms = rng.standard_normal(rng.integers(1, 9)) * 10.0 ** rng.integers(-20, 20)
+        found, exact = certificate.below(terms), sum(map(Fraction, terms.tolist()))
+        assert Fraction(found) <= exact < Fraction(math.nextafter(found, math.inf))
+    assert certificate.below(np.zeros(2)) == 0.0 and certificate.below(np.array([0.5, 0.25])) == 0.75
+    assert math.isnan(certificate.below(np.array([1.7e308, 1.7e308])))
+
+
+def test_sums_beyond_float64_prove_nothing():
+    of = cost(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert prove(of, np.full(2, -1.5e308)) is None
+
+
+def test_a_factoriser_of_another_matrix_is_refused():
+    one, other = cost(np.ones((3, 3))), cost(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="factoriser is of another C"):
+        prove(one, np.full(3, -0.1), factoriser=certificate.Factoriser(other))
+
+
+def test_a_matrix_will_do_where_there_is_no_cost():
+    assert prove(np.ones((3, 3)), np.full(3, -3.0)).bound == -6.0
+
+
 def test_the_shift_may_be_one_number_or_one_a_row():
     of = cost(np.array([[0.0, 2.0], [2.0, 0.0]]))
     y = np.array([-1.0, -3.0])
@@ -123,6 +148,12 @@ def test_dominated_rows_are_a_proof_in_exact_arithmetic(sparse):
         proof = certificate.dominated(of)
         assert exactly_psd(shifted(of, proof.multipliers))
         assert Fraction(proof.bound) <= sum(map(Fraction, [*proof.multipliers.tolist(), *of.diagonal.tolist()]))
+    for _ in range(100):  # a row's sum rounds upwards or downwards; t may only be further from it
+        C = rng.standard_normal((9, 9))
+        of = cost(sp.csr_array(C + C.T) if sparse else C + C.T, dense=not sparse)
+        off = of.off.toarray() if sparse else of.off
+        for row, t in zip(np.abs(off).tolist(), certificate.dominated(of).multipliers.tolist(), strict=True):
+            assert -Fraction(t) >= sum(map(Fraction, row))
     assert certificate.dominated(cost(np.zeros((3, 3)))).bound == pytest.approx(0.0, abs=1e-300)
 
 

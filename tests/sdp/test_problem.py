@@ -101,7 +101,7 @@ def test_the_lattice_holds_every_value_and_is_the_finest_of_its_kind(n, seed, sc
         assert set(values) == {offset}
     else:
         assert all(((value - offset) / spacing).denominator == 1 for value in values)
-        entries = [Fraction(entry) for entry in of.entries()]
+        entries = [Fraction(entry) for some in of.entries() for entry in some.tolist()]
         assert spacing == 4 * math.gcd(*(int(e / Fraction(scale)) for e in entries)) * Fraction(scale)
 
 
@@ -119,6 +119,36 @@ def test_entries_without_a_common_divisor_leave_the_bound():
     assert next_attainable(-0.2, of) <= -0.2
     irrational = np.array([[0.0, 1.0, 0.1], [1.0, 0.0, math.pi], [0.1, math.pi, 0.0]])
     assert lattice(cost(irrational)) is None and next_attainable(-3.3, cost(irrational)) == -3.3
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_an_entry_too_small_for_the_lattice_of_the_largest_leaves_the_bound(dense):
+    C = np.zeros((3, 3))
+    C[0, 1] = C[1, 0] = 2.0**1000
+    C[0, 2] = C[2, 0] = 2.0**-200  # in units of 2^-40 of the largest it would underflow to 0
+    of = cost(C, dense=dense)
+    assert lattice(of) is None and next_attainable(-(2.0**1001), of) == -(2.0**1001)
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [(np.uint8, 200), (np.int8, 100), (np.int16, 20_000)])
+def test_duplicates_of_narrow_integers_add_up_without_wrapping(dtype, entry):
+    where = ([0, 0, 1, 1], [1, 1, 0, 0])
+    given = sp.coo_array((np.full(4, entry, dtype=dtype), where), shape=(2, 2))
+    assert cost(given).value(np.array([1, -1])) == -4.0 * entry
+    compressed = sp.csr_array((np.full(4, entry, dtype=dtype), [1, 1, 0, 0], [0, 2, 4]), shape=(2, 2))
+    assert cost(compressed).value(np.array([1, -1])) == -4.0 * entry
+    assert compressed.nnz == 4  # the caller's is as it was
+
+
+def test_duplicates_that_add_up_beyond_float64_are_refused():
+    where = ([0, 0, 1, 1], [1, 1, 0, 0])
+    with pytest.raises(ValueError, match=r"duplicate entries that add up beyond 2\^53"):
+        cost(sp.coo_array((np.full(4, 2**53 - 1), where), shape=(2, 2)))
+
+
+def test_a_masked_array_is_refused():
+    with pytest.raises(TypeError, match="masked array, whose mask would be dropped"):
+        cost(np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2)))
 
 
 def test_no_bound_stays_none():

@@ -1,14 +1,18 @@
 """What `solve` does on its way: looks, growth of the rank, limits, labels, other devices."""
 
 import math
+import time
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp import bounding, growth, prove, solve, solver
+from solvers.sdp import bounding, cholesky, growth, prove, solve, solver
 from solvers.sdp.device import DeviceDescent
+from solvers.sdp.files.readers import read
+from solvers.sdp.lbfgs import Descent
 from solvers.sdp.options import check_options
 from solvers.sdp.problem import cost
 from solvers.sdp.reduction import reduce
@@ -105,6 +109,29 @@ def test_a_time_limit_returns_a_proven_interval_and_says_so():
     assert "time limit" in solution.note and "1e-07 was asked" in solution.note
 
 
+def test_a_time_limit_is_looked_at_between_pieces_of_bounded_work(monkeypatch):
+    monkeypatch.setattr(solver, "PIECE", 1.0)
+    descents = []
+    monkeypatch.setattr(solver, "Descent", lambda *started: descents.append(Descent(*started)) or descents[0])
+    assert solve(gaussian(60), gap=1e-9, time_limit=1e-9).status == "time_limit"
+    assert descents[0].iterations == 1
+
+
+def test_a_last_proof_that_holds_the_gap_certifies_it_after_the_limit():
+    solution = solve(gaussian(40), gap=0.5, time_limit=1e-9)
+    assert solution.status == ("certified" if solution.gap <= 0.5 else "time_limit")
+    wide = solve(gaussian(40), gap=50.0, time_limit=1e-9)
+    assert wide.status == "certified" and wide.note == "" and wide.gap <= 50
+
+
+def test_where_no_factorisation_is_in_time_rows_that_dominate_are_the_proof(monkeypatch):
+    monkeypatch.setattr(cholesky, "RATE", 1e-9)  # a factorisation would take for ever
+    C = gaussian(50)
+    solution = solve(C, time_limit=0.05)
+    assert solution.proven and solution.factorisations == 0 and solution.status == "time_limit"
+    assert solution.bound == pytest.approx(np.trace(C) - np.abs(cost(C).off).sum(), rel=1e-12)
+
+
 def test_an_iteration_limit_is_one_more_end(monkeypatch):
     monkeypatch.setattr(solver, "MOST_ITERATIONS", 30)
     solution = solve(gaussian(200), gap=1e-9)
@@ -117,7 +144,7 @@ def test_the_looks_are_on_record():
     assert last.proven <= 1e-6 and last.predicted <= 1e-6 and last.rank >= solution.rank
     iterations = [look.iteration for look in solution.history]
     assert iterations == sorted(iterations) and last.seconds <= solution.seconds.total
-    assert last.value == pytest.approx(solution.value, rel=1e-12)
+    assert last.value == pytest.approx(solution.value, rel=1e-8)  # the factor returned has fewer columns
 
 
 def test_a_gap_below_what_rounding_allows_says_what_is_provable():
@@ -130,9 +157,22 @@ def test_a_gap_below_what_rounding_allows_says_what_is_provable():
     assert solution.proven and solution.gap <= 100 * provable
 
 
+def test_a_first_value_near_zero_by_chance_is_no_reason_to_refuse():
+    C = gaussian(80, 2) * 1e9
+    np.fill_diagonal(C, 0.0)
+    bounder, descent = bounding.Bounder(cost(C)), Descent(cost(C), np.ones((80, 8)) + np.eye(80, 8))
+    descent.run(25)
+    with pytest.raises(ValueError, match="cannot be proven in float64"):
+        bounder.check_gap(descent, 1e-9, 1e-9, 1e-6)
+    bounder.check_gap(descent, 1e-9, 1e3, 1e-6)
+    constant = -float(solve(C, certify="none").value)
+    balanced = solve(C + np.diag(np.full(80, constant / 80)), gap=1e-3)  # value near 0: the gap is nearly absolute
+    assert balanced.proven
+
+
 def test_memory_that_will_not_suffice_is_said_before_any_work(monkeypatch):
     monkeypatch.setattr(bounding, "available_memory", lambda: 1000)
-    monkeypatch.setattr(solver.Descent, "run", lambda *_, **__: pytest.fail("it has begun"))
+    monkeypatch.setattr(solver, "Descent", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(MemoryError, match=r"a proof for 300 rows factors a dense core of 300 rows.*certify='estimate'"):
         solve(gaussian(300))
 
@@ -214,6 +254,53 @@ def test_powers_of_two_scale_everything_exactly(power):
     plain, scaled = solve(C, certify="none"), solve(np.ldexp(C, power), certify="none")
     np.testing.assert_array_equal(plain.factor, scaled.factor)
     assert scaled.value == math.ldexp(plain.value, power)
+
+
+def test_the_bound_of_a_diagonal_matrix_is_not_above_its_exact_trace():
+    C = np.diag([1.0, 0.75 * 2.0**-52])  # the nearest float to the trace is above it
+    solution = solve(C)
+    assert solution.proven and solution.status == "certified"
+    assert Fraction(solution.bound) <= Fraction(1) + Fraction(3, 4) / 2**52
+
+
+def test_multipliers_that_become_subnormal_are_rounded_downwards():
+    ring = np.zeros((5, 5))
+    for i in range(5):
+        ring[i, (i + 1) % 5] = ring[(i + 1) % 5, i] = 2 * 5e-324
+    solution = solve(ring, gap=1.0)
+    exact = [[Fraction(x) for x in row] for row in ring.tolist()]
+    optimum = -10 * 2 * Fraction(5e-324) * Fraction(8090, 10000)  # 10 c cos(4 pi / 5), a little above the optimum
+    assert exact[0][1] > 0 and Fraction(solution.bound) <= optimum
+
+
+def test_a_range_that_cannot_be_scaled_exactly_is_refused():
+    C = np.zeros((3, 3))
+    C[0, 1] = C[1, 0] = 1e300
+    C[0, 2] = C[2, 0] = 3e-320
+    with pytest.raises(ValueError, match="a range that float64 cannot scale exactly"):
+        solve(C)
+
+
+def test_the_factor_returned_has_no_column_to_spare():
+    C = gaussian(100, 7)
+    solution = solve(C, rank=40, gap=1e-8)
+    values = np.linalg.svd(solution.factor, compute_uv=False)
+    assert solution.rank < 40 and values[-1] > 1e-9 * values[0]
+    np.testing.assert_allclose(np.linalg.norm(solution.factor, axis=1), 1.0, rtol=1e-14)
+
+
+def test_seconds_of_the_plan_are_those_of_the_certificate(monkeypatch):
+    plan = cholesky.plan
+    monkeypatch.setattr(cholesky, "plan", lambda off: time.sleep(0.2) or plan(off))
+    assert solve(random_graph(60, 4)).seconds.certify > 0.2
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("rank", [3, 5])
+def test_a_torus_is_certified_from_a_rank_too_low(rank, instances):
+    C = read(instances / "gset" / "G11.gz").C
+    solution = solve(C, gap=1e-5, rank=rank)
+    assert solution.status == "certified" and solution.factorisations < 12
 
 
 def test_reduction_takes_isolated_rows_off_and_puts_them_back():
