@@ -17,11 +17,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from studies.analysis.figures import save, style
-from studies.certifying import heuristics, link
+from studies.certifying import link
+from studies.certifying.report import SHOWN, TRAINED
 from studies.certifying.rows import frame
 from studies.certifying.study import Certified
 
-SHOWN = (heuristics.LEAST_SQUARES, "ste", "lowrank-sdp", "GW + 1-opt")  # of a neuron; the sums show every entry
 IMPOSSIBLE = "0.86"
 PANEL_COLUMNS = 3
 
@@ -47,7 +47,7 @@ def overview(found: Sequence[Certified]) -> Figure:
             colour = colours.get(str(entry), "0.75")
             known = entry in colours
             ax.plot(gap, y, "o", color=colour, ms=8 if known else 4, zorder=3 if known else 2)
-            if entry == "ste" and math.isfinite(last):
+            if entry == TRAINED and math.isfinite(last):
                 ax.plot(last, y, "o", mfc="none", mec=colour, mew=1.8, ms=8, zorder=3)
         facts = data.drop_duplicates("neuron")
         if facts["optimum"].notna().all():
@@ -56,9 +56,9 @@ def overview(found: Sequence[Certified]) -> Figure:
     ax.set_yticks(range(len(found)), [f"{layer.layer}\n{layer.rows[0].n} weights a neuron" for layer in found])
     ax.tick_params(axis="y", labelsize="small")
     handles = [Line2D([], [], color=colour, marker="o", ls="", ms=8, label=name) for name, colour in colours.items()]
-    orange = colours["ste"]
+    orange = colours[TRAINED]
     handles += [
-        Line2D([], [], mfc="none", mec=orange, mew=1.8, marker="o", ls="", ms=8, label="ste, final weights"),
+        Line2D([], [], mfc="none", mec=orange, mew=1.8, marker="o", ls="", ms=8, label=f"{TRAINED}, final weights"),
         Line2D([], [], color="0.75", marker="o", ls="", ms=4, label="other methods"),
         Line2D([], [], color="black", marker="|", ls="", ms=12, mew=1.6, label="enumerated optimum"),
     ]

@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.certifying import link
+from studies.certifying.heuristics import LEAST_SQUARES
 from studies.certifying.rows import frame
 from studies.certifying.study import Certified
 from studies.certifying.training import Refused
 
+TRAINED = "ste"
+SHOWN = (LEAST_SQUARES, TRAINED, "lowrank-sdp", "GW + 1-opt")  # in figures of a neuron and in the document
 WIDTH = 132  # columns of a log line
 SCOPE = (
     "Scope: bounds hold for each neuron and their sum for the layer, given its inputs, targets and scale; they say "
@@ -101,6 +104,17 @@ def write(found: Sequence[Certified], folder: Path) -> list[Path]:
     paths[1].write_text(listed([point.plain() for layer in found for point in layer.points]), encoding="utf-8")
     table[["layer", *COLUMNS]].to_csv(paths[2], index=False)
     return paths
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Certified gaps of the layers' sums, a row a layer, of the entries that the figures show; from table.csv."""
+    head = ["layer", *SHOWN, f"{TRAINED}, final weights"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for layer, rows in table.groupby("layer", sort=False):
+        by_entry = rows.set_index("entry")
+        gaps = [*(by_entry.loc[entry, "gap"] for entry in SHOWN), by_entry.loc[TRAINED, "last"]]
+        lines.append(f"| {layer} | " + " | ".join(f"{100 * gap:.1f}" for gap in gaps) + " |")
+    return "\n".join(lines)
 
 
 def listed(objects: Sequence[dict[str, object]]) -> str:
