@@ -11,8 +11,11 @@ import pytest
 import methods
 import studies
 from methods.conformance import CHECKS
+from solvers.bench import document
+from solvers.bench.goals import Row
 from studies import tune
 from studies.analysis import tables, text
+from studies.certifying import report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -97,3 +100,21 @@ def test_what_the_families_say_of_propagation_is_in_the_parity_records():
         values = mlp[mlp["method"] == method].set_index("prediction")["value"]
         assert f"{100 * (values['propagate'] - values['mode']):.1f}" == lost
         assert lost in FAMILIES
+
+
+def test_the_table_of_the_certified_solver_is_that_of_the_committed_bench():
+    rows = [Row(**row) for row in json.loads((ROOT / "results" / "sdp" / "bench.json").read_text())]
+    assert document.markdown(rows) in (ROOT / "docs" / "performance.md").read_text()
+
+
+def test_the_table_of_layerwise_networks_is_that_of_the_committed_study():
+    written = (ROOT / "results" / "layerwise" / "layerwise.md").read_text()
+    networks = written.partition("Layers, mean over seeds")[0]
+    rows = [line for line in networks.splitlines() if line.startswith("| ")]
+    families = (ROOT / "docs" / "families.md").read_text()
+    assert len(rows) > 4 and all(row in families for row in rows)
+
+
+def test_the_certified_gaps_of_the_document_are_those_of_the_committed_study():
+    written = report.markdown(pd.read_csv(ROOT / "results" / "certify" / "table.csv"))
+    assert written in (ROOT / "docs" / "certificates.md").read_text()
