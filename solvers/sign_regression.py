@@ -48,10 +48,18 @@ class Regression:
         return errors
 
     def scales(self, signs: Matrix) -> Vector:
-        """The best a_t > 0 for these signs; where they point away from y, the one that matches its power."""
+        """The best a_t > 0 for these signs; where they point away from y, the one that matches its power.
+
+        Where X takes the signs to nothing every scale leaves |y_t|^2: there it is |y_t| / sqrt(tr G), which matches the
+        power of signs drawn at random. Raises ValueError where all inputs are constant.
+        """
+        typical = float(np.trace(self.gram))  # the mean power of all signs
+        if not typical > 0:
+            raise ValueError("every input is constant, so no scale is better than another; drop such a layer")
         power, agreement = self._forms(signs)
-        power = np.maximum(power, np.finfo(float).tiny)  # signs that X takes to nothing
-        scales: Vector = np.where(agreement > 0, agreement / power, np.sqrt(self.squares / power))
+        seen = power > ROUNDING * typical
+        power = np.where(seen, power, typical)
+        scales: Vector = np.where(seen & (agreement > 0), agreement / power, np.sqrt(self.squares / power))
         return scales
 
     def floor(self) -> Vector:

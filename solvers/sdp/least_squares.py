@@ -21,14 +21,21 @@ class Normal(NamedTuple):
 def normal(X: np.ndarray, Y: np.ndarray) -> Normal:  # (m, n), (m, T)
     """G = X'X, B = Y'X and ||Y[:, t]||^2 in float64: T problems over signs that share their Gram matrix.
 
-    Free of rounding where `exact(X, Y)`. Raises ValueError for shapes that disagree, empty or non-finite data.
+    Free of rounding where `exact(X, Y)`. Raises ValueError for shapes that disagree, for data that are empty, not
+    finite, integers that float64 would round, or so large that sums of products overflow.
     """
     x, y = _matrix("X", X), _matrix("Y", Y)
     if len(x) != len(y):
         raise ValueError(f"X has {len(x)} rows but Y has {len(y)}; both need one row an example")
-    upper = np.triu(x.T @ x)
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        upper = np.triu(x.T @ x)
+        linear, constants = np.ascontiguousarray(y.T @ x), np.einsum("mt,mt->t", y, y)
+    for name, sums in (("X'X", upper), ("Y'X", linear), ("||Y||^2", constants)):
+        if not np.isfinite(sums).all():
+            largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
+            raise ValueError(f"{name} overflows float64: entries reach {largest:.3g}; divide X and Y by a power of two")
     gram = upper + np.triu(upper, 1).T  # symmetric to the last bit, whatever the product's order of summation
-    return Normal(gram, np.ascontiguousarray(y.T @ x), np.einsum("mt,mt->t", y, y))
+    return Normal(gram, linear, constants)
 
 
 def least_squares(X: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "rows rows"]:  # (m, n), (m,)
@@ -73,10 +80,18 @@ def _matrix(name: str, data: np.ndarray) -> Float[np.ndarray, "m columns"]:
     given = np.asarray(data)
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"{name} must be a matrix with at least one column (got shape {given.shape})")
+    if given.shape[0] == 0:
+        raise ValueError(f"{name} must have at least one row, an example each (got shape {given.shape})")
     if given.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be bool, integer or floating (got {given.dtype}); convert it first")
     matrix = given.astype(np.float64)
     if not np.isfinite(matrix).all():
         i, j = np.argwhere(~np.isfinite(matrix))[0]
         raise ValueError(f"{name}[{i}, {j}] is {matrix[i, j]}; every entry must be finite")
+    if given.dtype.kind in "iu" and (beyond := np.argwhere((given > EXACT_BELOW) | (given < -EXACT_BELOW))).size:
+        i, j = beyond[0]
+        raise ValueError(
+            f"{name}[{i}, {j}] is {given[i, j]}; float64 holds integers up to 2^53 without rounding: convert "
+            f"{name} to float64 first if rounding will do"
+        )
     return matrix

@@ -75,6 +75,13 @@ def test_signs_follow_the_homogenising_row_and_zero_is_plus() -> None:
         (np.ones(3), np.ones(3), r"X must be a matrix .*\(3,\)"),
         (np.ones((3, 0)), np.ones(3), "at least one column"),
         (np.ones((3, 2)), np.ones((3, 2)), "y must be a vector"),
+        (np.ones((0, 3)), np.ones(0), r"X must have at least one row.*\(0, 3\)"),
+        (np.array([[1e200]]), np.ones(1), r"X'X overflows float64: entries reach 1e\+200; divide"),
+        (np.array([[1e100]]), np.array([1e250]), "Y'X overflows float64"),
+        (np.ones((1, 1)), np.array([-1e200]), r"\|\|Y\|\|\^2 overflows float64: entries reach 1e\+200"),
+        (np.array([[1], [2**62 + 1]]), np.ones(2), rf"X\[1, 0\] is {2**62 + 1}; float64 holds integers up to 2\^53"),
+        (np.ones((1, 1)), np.array([-(2**53) - 1]), r"Y\[0, 0\] is -9007199254740993"),
+        (np.array([[2**64 - 1]], dtype=np.uint64), np.ones(1), r"X\[0, 0\] is 18446744073709551615"),
         (np.array([[1.0, np.nan]]), np.ones(1), r"X\[0, 1\] is nan"),
         (np.ones((1, 2)), np.array([np.inf]), r"Y\[0, 0\] is inf"),
     ],
@@ -82,6 +89,11 @@ def test_signs_follow_the_homogenising_row_and_zero_is_plus() -> None:
 def test_bad_data_are_named(X: np.ndarray, y: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         least_squares(X, y)
+
+
+def test_integers_up_to_two_to_the_53_are_taken() -> None:
+    G, _, _ = normal(np.array([[2**53]]), np.array([[-(2**53)]]))
+    assert G[0, 0] == 2.0**106
 
 
 def test_complex_data_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Binarising layer by layer: targets of the real network, inputs of the binary one, kinds of layers, facts told."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,8 @@ from core.predict import mode, predict
 from core.readings import SignActivation, mode_weights
 from core.seeds import generator
 from core.statistics import Estimation, Statistics
-from solvers.layerwise import binarise, chosen_rows, copy_real_parts
-from solvers.sign_regression import RelaxedAndRounded, descended, kept
+from solvers.layerwise import binarise, chosen_rows, copy_real_parts, fitted
+from solvers.sign_regression import Fit, Regression, RelaxedAndRounded, descended, kept
 
 SIGNS = SignActivation(ClippedStraightThrough())
 FLAT = InputForm(12, shift=100.0, scale=50.0, maximum=255.0, integer=True)
@@ -108,6 +109,30 @@ def test_bounds_hold_and_gaps_are_what_they_are_called():
         assert layer["gap"] == pytest.approx((layer["error"] - layer["bound"]) / layer["error"])
         price = layer["error"] - layer["floor"]
         assert layer["avoidable"] == pytest.approx((layer["error"] - layer["bound"]) / price)
+
+
+@pytest.mark.parametrize("unproven", [0.9, -3.0, np.nan, np.inf])
+def test_a_bound_without_proof_counts_nothing(unproven):
+    rng = np.random.default_rng(0)
+    problem = Regression.of(rng.standard_normal((30, 4)), rng.standard_normal((30, 3)))
+
+    def fit(part, start, seed):
+        found = kept(part, start, seed)
+        shares = np.array([0.25, unproven, 0.5])
+        return Fit(found.signs, found.scales, found.errors, shares * part.squares, np.array([True, False, True]))
+
+    _, facts = fitted(problem, np.ones((3, 4)), fit, 0)
+    assert facts["proven"] == 2
+    assert facts["bound"] == pytest.approx(0.75 / 3, rel=1e-12)  # a mean of three shares, the middle one 0
+
+
+def test_signs_that_the_inputs_take_to_nothing_leave_facts_that_are_numbers():
+    half = np.random.default_rng(0).choice([-1.0, 1.0], (50, 2))
+    problem = Regression.of(np.hstack([half, half]), half @ np.ones((2, 2)))
+    for fit in (RELAXED, descended, kept):
+        _, facts = fitted(problem, np.array([[1.0, 1, -1, -1], [1, -1, -1, 1]]), fit, 0)
+        assert np.isfinite([value for value in facts.values()]).all()
+        assert facts["signs_error"] == pytest.approx(1, rel=1e-12)  # what explains nothing
 
 
 def test_binary_network_is_found_again():

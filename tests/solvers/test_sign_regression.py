@@ -60,6 +60,42 @@ def test_best_scale_is_stationary_or_matches_the_power_of_a_neuron_that_disagree
     np.testing.assert_allclose((scales**2 * power)[~agrees], problem.squares[~agrees], rtol=1e-12)
 
 
+@pytest.fixture
+def doubled():
+    """Inputs twice over, integers so that they cancel to the last bit, and signs that let them, or all but one."""
+    rng = np.random.default_rng(2)
+    half = rng.choice([-1.0, 1.0], (50, 2))
+    cancelling = np.array([[1.0, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, -1]])
+    return Regression.of(np.hstack([half, half]), half @ rng.standard_normal((2, 3))), cancelling
+
+
+@pytest.mark.parametrize("fit", [RELAXED, descended, kept], ids=["relaxed", "descended", "kept"])
+def test_signs_that_the_inputs_take_to_nothing_are_fitted_with_finite_numbers(doubled, fit):
+    problem, cancelling = doubled
+    found = fit(problem, cancelling, 0)
+    for numbers in (found.scales, found.errors, found.bounds):
+        assert np.isfinite(numbers).all()
+    assert (found.scales > 0).all() and (found.bounds <= found.errors * (1 + 1e-12)).all()
+    if fit is kept:
+        np.testing.assert_allclose(found.errors[:2], problem.squares[:2], rtol=1e-12)  # nothing is explained
+    if fit is RELAXED:
+        assert found.proven.all()
+
+
+def test_scale_of_signs_taken_to_nothing_matches_the_mean_power_of_all_signs(doubled):
+    problem, cancelling = doubled
+    every = np.array(list(itertools.product([-1.0, 1.0], repeat=4)))
+    power = np.einsum("ti,ij,tj->t", every, problem.gram, every).mean()
+    # 2^4 signs of sums of 16 integers
+    np.testing.assert_allclose(problem.scales(cancelling)[:2], np.sqrt(problem.squares[:2] / power), rtol=1e-12)
+
+
+def test_scales_without_an_input_that_varies_are_refused():
+    problem = Regression.of(np.ones((4, 2)), np.arange(8.0).reshape(4, 2))
+    with pytest.raises(ValueError, match="every input is constant"):
+        problem.scales(np.ones((2, 2)))
+
+
 def test_floor_is_least_squares(data, problem):
     X, Y = (values - values.mean(0) for values in data)
     residuals = ((Y - X @ np.linalg.lstsq(X, Y, rcond=None)[0]) ** 2).sum(0)
