@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+TIME_LIMIT = "stop with the best proven by then; --cut has what is left of it, and 0.1 s at least"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -59,10 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("file", type=Path, metavar="FILE", help="rudy graph, SDPA sparse or BQP file, plain or gzip")
     solve.add_argument("--format", choices=("rudy", "sdpa", "bqp"), help="default: by the name of the file")
     solve.add_argument("--gap", type=_positive, default=1e-6, help="relative gap to prove (default: %(default)s)")
-    solve.add_argument("--cut", action="store_true", help="also round to signs: 200 hyperplanes, then tabu search")
+    solve.add_argument(
+        "--cut", action="store_true", help="also seek a cut, bits or signs: hyperplanes, then tabu search"
+    )
     solve.add_argument("--json", action="store_true", help="print one JSON object instead of words")
     solve.add_argument("--seed", type=_whole, default=0, help="of every random draw (default: %(default)s)")
-    solve.add_argument("--time-limit", type=_positive, metavar="SECONDS", help="stop with the best proven by then")
+    solve.add_argument("--time-limit", type=_positive, metavar="SECONDS", help=TIME_LIMIT)
     solve.add_argument("--rank", type=_rank, default="auto", help="columns of the factor (default: %(default)s)")
     bench = commands.add_parser("bench", help="measure the goals beside the installed peers", allow_abbrev=False)
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the table as a list of objects")

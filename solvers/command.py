@@ -18,6 +18,9 @@ from solvers.sdp.solution import Solution
 from solvers.sdp.solver import solve as solve_cost
 
 PLAIN = 1e15  # from here on numbers are printed with an exponent
+FLAG = "--format {}"  # how the reader's errors name a format here
+LEAST = 0.1  # seconds that the search for signs has, whatever the solve has used of the limit
+OVER = {"cut": "over cuts", "0-1 point": "over bits", "+-1 point": "over signs"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def solve(
 
     Raises what `read` raises.
     """
-    found = answer(read(file, format=format), gap=gap, rank=rank, seed=seed, time_limit=time_limit, cut=cut)
+    found = answer(
+        read(file, format=format, option=FLAG), gap=gap, rank=rank, seed=seed, time_limit=time_limit, cut=cut
+    )
     print(json.dumps(record(found), indent=1) if as_json else text(found))
     return 0 if found.solution.proven else 1
 
@@ -67,12 +72,16 @@ def answer(
     time_limit: float | None = None,
     cut: bool = False,
 ) -> Answer:
-    """Solve an instance; the relative gap is that of its own objective, offset included."""
+    """Solve an instance; the relative gap is that of its own objective, offset included.
+
+    time_limit: seconds of the solve and, with `cut`, of the search for signs after it, which has 0.1 s at least.
+    """
     folded = instance.folded()
     of = folded.C
     found = solve_cost(of, gap=gap, rank=rank, seed=seed, time_limit=time_limit)
     begin = time.perf_counter()
-    signs = round_signs(found.factor, of, seed=seed, bound=found.bound_integer) if cut else None
+    left = math.inf if time_limit is None else max(time_limit - found.seconds.total, LEAST)
+    signs = round_signs(found.factor, of, seed=seed, seconds=left, bound=found.bound_integer) if cut else None
     seconds = time.perf_counter() - begin
     value, bound = folded.objective(found.value), folded.bound(found.bound)
     return Answer(
@@ -107,7 +116,7 @@ def record(of: Answer) -> dict[str, Any]:
 
 def text(of: Answer) -> str:
     """The same in aligned words; digits as many as the gap supports, bounds rounded outwards."""
-    maximum = of.instance.sense == "max"
+    maximum, point = of.instance.sense == "max", of.instance.point
     side, far = ("at most", ROUND_CEILING) if maximum else ("at least", ROUND_FLOOR)
     near = ROUND_FLOOR if maximum else ROUND_CEILING
     width = abs(of.value - of.bound)
@@ -120,21 +129,27 @@ def text(of: Answer) -> str:
         ("value", value, f"relaxation, {of.instance.sense}imum; a feasible point of rank {of.solution.rank}"),
         ("interval", interval, f"{proven}: the relaxation's optimum"),
         ("gap", f"{of.gap:.2e}", _how(of.solution)),
-        ("over signs", signs, f"{proven}: every +-1 point is {side} this"),
+        (OVER[point], signs, f"{proven}: every {point} is {side} this"),
     ]
     if of.cut is not None:
-        short = abs(of.bound_integer - of.cut) / max(1.0, abs(of.cut))
-        remark = f"within {short:.2%} of the bound over signs" if short else "optimal: the bound over signs is attained"
-        lines.append(("cut", f"{of.cut:.15g}", f"best signs found; {remark}"))
+        lines.append((point, f"{of.cut:.15g}", _worth(of.cut, of)))
     total, certify = of.solution.seconds.total, of.solution.seconds.certify
     lines.append(("seconds", f"{total:.3f}", f"{certify:.3f} of them for the certificate"))
     if of.cut is not None:
-        lines[-1] = (*lines[-1][:2], lines[-1][2] + f"; {of.seconds_cut:.3f} more for the signs")
+        lines[-1] = (*lines[-1][:2], lines[-1][2] + f"; {of.seconds_cut:.3f} more for the {point}")
     if not of.instance.exact:
         lines.append(("input", "rounded", "some numbers of the file are no float64; the bound is of the rounded ones"))
     wide = max(len(shown) for _, shown, _ in lines)
     head = f"{of.instance.name}: {of.instance.kind}"
     return "\n".join([head, *(f"  {name:<11}{shown:>{wide}}   {remark}" for name, shown, remark in lines)])
+
+
+def _worth(cut: float, of: Answer) -> str:
+    """How near the best found is to the bound."""
+    short, over = abs(of.bound_integer - cut) / max(1.0, abs(cut)), f"the bound {OVER[of.instance.point]}"
+    if not math.isfinite(short) or not (short or of.solution.proven):
+        return "best found"
+    return f"best found; within {short:.2%} of {over}" if short else f"optimal: {over} is attained"
 
 
 def _how(solution: Solution) -> str:

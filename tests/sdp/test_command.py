@@ -5,14 +5,19 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from solvers import command
 from solvers.__main__ import main
 from solvers.sdp.files.readers import read
 from solvers.sdp.signs.enumeration import enumerate_signs
+from solvers.sdp.signs.rounding import round as round_signs
+from solvers.sdp.solution import Seconds
+from solvers.sdp.solver import solve as solve_cost
 
 FIELDS = "instance n sense value bound bound_integer gap proven rank cut seconds seconds_certify".split()
 
@@ -88,6 +93,70 @@ def test_words_hold_numbers_of_every_size_and_bounds_that_are_no_tighter(tmp_pat
     assert ("optimal" in words["cut"]) == (found["cut"] == found["bound_integer"])
 
 
+def test_words_of_a_file_speak_of_its_own_points(files, capsys):
+    """A quadratic program over bits has no cut and no signs, a cone's points are signs."""
+    spoken = {"graph": "cut", "program.sparse": "0-1 point", "cone.dat-s": "+-1 point"}
+    for name, point in spoken.items():
+        main(["solve", str(files[name]), "--cut"])
+        printed = capsys.readouterr().out
+        body = printed.split("\n", 1)[1]
+        assert f"every {point} is at {'least' if name == 'program.sparse' else 'most'} this" in body
+        assert f"\n  {point} " in body and f"more for the {point}" in body
+        assert not any(other in body for other in set(spoken.values()) - {point})
+        assert ("over signs" in body) == (name == "cone.dat-s")
+
+
+@pytest.mark.parametrize("used, left", [(0.5, 1.5), (1.95, 0.1), (30.0, 0.1)])
+def test_search_for_signs_has_what_the_solve_leaves_of_the_limit(files, monkeypatch, used, left):
+    limits = []
+
+    def rounded(factor, C, *, seed, seconds, bound):
+        limits.append(seconds)
+        return round_signs(factor, C, local="descent", seed=seed)
+
+    def slow(C, **options):
+        return replace(solve_cost(C, **options), seconds=Seconds(used, 0.0))
+
+    monkeypatch.setattr(command, "round_signs", rounded)
+    monkeypatch.setattr(command, "solve_cost", slow)
+    graph = read(files["graph"])
+    command.answer(graph, gap=1e-3, time_limit=2.0, cut=True)
+    command.answer(graph, gap=1e-3, cut=True)
+    assert limits == [pytest.approx(left), math.inf]
+
+
+def test_limit_ends_the_search_for_signs(tmp_path):
+    """2000 flips a sign on 1000 rows, the bound not attained, take a second."""
+    rng = np.random.default_rng(0)
+    n = 1000
+    pairs = sorted({(int(i), int(j)) for i, j in np.sort(rng.integers(1, n + 1, size=(4000, 2))) if i < j})
+    (tmp_path / "g").write_text(f"{n} {len(pairs)}\n" + "".join(f"{i} {j} {rng.normal()}\n" for i, j in pairs))
+    found = command.answer(read(tmp_path / "g"), gap=1e-2, time_limit=1e-3, cut=True)
+    free = command.answer(read(tmp_path / "g"), gap=1e-2, cut=True)
+    assert found.seconds_cut < free.seconds_cut / 2
+    assert found.cut is not None and found.cut <= found.bound_integer
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_what_is_not_proven_is_not_called_certified_and_has_exit_code_1(files, monkeypatch, capsys, flag):
+    def unproven(C, **options):
+        found = solve_cost(C, **options)
+        return replace(found, proven=False, status="time_limit", bound_integer=found.bound, note="stopped")
+
+    words = ["solve", str(files["graph"]), "--cut", *flag]
+    assert main(words) == 0
+    proven = capsys.readouterr().out
+    monkeypatch.setattr(command, "solve_cost", unproven)
+    assert main(words) == 1
+    printed = capsys.readouterr().out
+    if flag:
+        assert json.loads(printed)["proven"] is False and json.loads(proven)["proven"] is True
+        return
+    assert "certified" not in printed and printed.count("estimated, not proven") == 2
+    assert "no proof; time limit: stopped" in printed and "optimal" not in printed
+    assert proven.count("certified: ") == 2
+
+
 def test_without_cut_nothing_is_rounded_and_the_field_is_null(files, capsys):
     main(["solve", str(files["graph"]), "--json"])
     assert json.loads(capsys.readouterr().out)["cut"] is None
@@ -120,6 +189,7 @@ def test_time_limit_returns_what_is_known_by_then(tmp_path, capsys):
     [
         (["solve", "absent"], "absent: No such file"),
         (["solve", "GRAPH", "--format", "sdpa"], "graph, line 1: expected the number of constraints"),
+        (["solve", "loops"], "loops, line 2: expected i != j: no cut contains a loop (--format bqp reads a quadratic"),
         (["solve", "GRAPH", "--gap", "1e-18"], "gap=1e-18 cannot be proven"),
         (["bench", "--only", "S99"], "--only S99: no such goal; they are S1, S2"),
         (["bench", "--peer", "mosek=/bin/true"], "--peer mosek: unknown; the peers run as children are csdp"),
@@ -128,6 +198,7 @@ def test_time_limit_returns_what_is_known_by_then(tmp_path, capsys):
 )
 def test_what_cannot_be_done_is_said_on_one_line_with_exit_code_2(files, capsys, monkeypatch, words, message):
     monkeypatch.chdir(files["graph"].parent)
+    Path("loops").write_text("2 1\n1 1 3\n")
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the command sets its threads there
     assert main([str(files["graph"]) if word == "GRAPH" else word for word in words]) == 2
     printed = capsys.readouterr()

@@ -68,6 +68,25 @@ def test_sdpa_file_is_read_as_its_objective_at_the_scale_of_its_diagonal(write):
         assert worth(instance, signs) == 2 * signs @ F0 @ signs  # diag Y = 2
 
 
+@pytest.mark.parametrize("scale, weight, fits", [(1e145, 1e144, True), (1e-290, 1e280, True), (1e145, 1e145, False)])
+def test_sdpa_file_whose_objective_is_no_float64_is_refused_with_the_line_of_the_scale(write, scale, weight, fits):
+    path = write("p.dat-s", f"2\n1\n2\n{scale} {scale}\n0 1 1 2 {weight}\n1 1 1 1 1\n2 1 2 2 1\n")
+    if not fits:
+        with pytest.raises(
+            ValueError, match=r"p.dat-s, line 6: expected c_i / F_i times the sum of .F_0. to be at most"
+        ):
+            read(path)
+        return
+    instance = read(path)
+    assert worth(instance, np.ones(2)) == pytest.approx(2 * scale * weight, rel=1e-15)
+    assert math.isfinite(instance.bound(-2 * weight))
+
+
+def test_sign_vectors_are_named_by_what_they_are_to_the_file(write):
+    files = (("graph", GRAPH), ("p.sparse", PROGRAM), ("p.dat-s", SDPA))
+    assert [read(write(*file)).point for file in files] == ["cut", "0-1 point", "+-1 point"]
+
+
 @pytest.mark.parametrize("name, text", [("graph", GRAPH), ("p.sparse", PROGRAM), ("p.dat-s", SDPA)])
 def test_packed_file_is_read_like_the_plain_one(write, name, text):
     plain, packed = read(write(name, text)), read(write(name + ".gz", text, pack=True))
@@ -83,6 +102,8 @@ def test_format_named_outweighs_the_name_of_the_file(write):
         ValueError, match="line 2: expected i != j: no cut contains a loop .format='bqp'.*read '1 1 -7'"
     ):
         read(path)
+    with pytest.raises(ValueError, match="line 2: .* no cut contains a loop .--format bqp reads"):
+        read(path, option="--format {}")
     with pytest.raises(ValueError, match="format='mps', but the readers are rudy, sdpa, bqp"):
         read(path, format="mps")
 
@@ -161,6 +182,11 @@ MALFORMED = {
     "matrix out of range": ("p.dat-s", "1\n1\n1\n1\n2 1 1 1 1\n", "line 5: expected `matrix 1 i j value` .* of 0..1"),
     "other block": ("p.dat-s", "1\n1\n1\n1\n1 2 1 1 1\n", "line 5: expected `matrix 1 i j value`"),
     "short entry": ("p.dat-s", "1\n1\n1\n1\n1 1 1 1\n", "line 5: expected `matrix 1 i j value`"),
+    "huge scale": (
+        "p.dat-s",
+        "1\n1\n1\n1e290\n0 1 1 1 1\n1 1 1 1 1e-290\n",
+        "line 6: expected c_i / F_i times the sum",
+    ),
     "cost twice": ("p.dat-s", "2\n1\n2\n1 1\n0 1 1 2 1\n0 1 2 1 1\n", "line 6: expected every pair once"),
 }
 

@@ -10,6 +10,7 @@ from typing import Literal
 import scipy.sparse as sp
 
 Sense = Literal["min", "max"]
+Point = Literal["cut", "0-1 point", "+-1 point"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,8 @@ class Instance:
 
     C: CSR (n, n), symmetric. variables: of the file's problem; n, or n - 1 where the last row homogenises.
     sense: whether the file's problem minimises or maximises its objective; scale > 0 goes with "min", scale < 0 with
-    "max". exact: C, scale and offset are the file's numbers, none of them rounded.
+    "max". exact: C, scale and offset are the file's numbers, none of them rounded. point: what a sign vector is to the
+    file's problem.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Instance:
     scale: Fraction
     offset: Fraction
     exact: bool
+    point: Point
 
     @property
     def n(self) -> int:

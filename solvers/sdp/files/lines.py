@@ -20,10 +20,13 @@ LARGEST = 1e290  # sums of 2^31 such numbers are finite
 
 
 class Lines:
-    """The lines of a file that are not blank, with their numbers, and the errors that name them."""
+    """The lines of a file that are not blank, with their numbers, and the errors that name them.
 
-    def __init__(self, name: str, text: str) -> None:
-        self.name = name
+    option: how an error names the choice of a format, with the format in place of {}.
+    """
+
+    def __init__(self, name: str, text: str, option: str) -> None:
+        self.name, self.option = name, option
         self.all = text.splitlines()
         self.rest = ((k, line.strip()) for k, line in enumerate(self.all, 1) if line.strip())
 

@@ -8,7 +8,7 @@ rudy: `n m`, then `i j w` (G-set, Biq Mac). SDPA sparse: the format of SDPLIB (B
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -18,14 +18,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.sdp.files.instance import Instance
-from solvers.sdp.files.lines import Entries, Lines, integer, text_of
+from solvers.sdp.files.lines import LARGEST, Entries, Lines, integer, text_of
 
 Format = Literal["rudy", "sdpa", "bqp"]
 SUFFIXES = {".dat-s": "sdpa", ".sparse": "bqp", ".bqp": "bqp", ".qubo": "bqp"}  # any other name: rudy
 MOST_ROWS = 10_000_000  # a header beyond this is taken for a damaged file before anything is allocated
 
 
-def read(path: str | PathLike[str], *, format: Format | None = None) -> Instance:
+def read(path: str | PathLike[str], *, format: Format | None = None, option: str = "format='{}'") -> Instance:
     """Read an instance and check it whole.
 
     format: None decides by the name: .dat-s is SDPA sparse, .sparse, .bqp and .qubo are BQP, any other a rudy graph
@@ -35,6 +35,7 @@ def read(path: str | PathLike[str], *, format: Format | None = None) -> Instance
     number d > 0 for all: then Y = d X.
     BQP: min x'Qx over x in {0, 1}^n, Q symmetric, each pair given once; x = (1 + s) / 2 and a last row that
     homogenises s.
+    option: how errors name the choice of a format; a command has a flag for it.
     Raises FileNotFoundError; ValueError naming file, line, what was read and what was expected.
     """
     file = Path(path)
@@ -42,7 +43,7 @@ def read(path: str | PathLike[str], *, format: Format | None = None) -> Instance
     chosen = format or SUFFIXES.get(named.suffix, "rudy")
     if chosen not in _READERS:
         raise ValueError(f"format={chosen!r}, but the readers are {', '.join(_READERS)}")
-    return _READERS[chosen](Lines(file.name, text_of(file)))
+    return _READERS[chosen](Lines(file.name, text_of(file), option))
 
 
 def _rudy(lines: Lines) -> Instance:
@@ -50,7 +51,7 @@ def _rudy(lines: Lines) -> Instance:
     total = sum(_exactly(weight) for weight in entries.values.values())
     kind = f"max-cut of a graph, {_many(entries.n, 'node')}, {_many(len(entries.values), 'edge')}"
     scale, offset = Fraction(-1, 4), Fraction(total) / 2
-    return Instance(lines.instance, kind, entries.n, entries.matrix(), "max", scale, offset, entries.exact)
+    return Instance(lines.instance, kind, entries.n, entries.matrix(), "max", scale, offset, entries.exact, "cut")
 
 
 def _bqp(lines: Lines) -> Instance:
@@ -65,7 +66,8 @@ def _bqp(lines: Lines) -> Instance:
     C = sp.csr_array(sp.block_array([[entries.matrix(), sp.csr_array(column)], [sp.csr_array(column.T), None]]))
     kind = f"quadratic program over {{0, 1}}, {_many(n, 'variable')}"
     # x'Qx = (1'Q1 + 2 s'Q1 + s'Qs) / 4, and 2 s'Q1 + s'Qs = <C, zz'> for z = (s, 1).
-    return Instance(lines.instance, kind, n, C, "min", Fraction(1, 4), sum(linear, Fraction(0)) / 4, exact)
+    offset = sum(linear, Fraction(0)) / 4
+    return Instance(lines.instance, kind, n, C, "min", Fraction(1, 4), offset, exact, "0-1 point")
 
 
 def _pairs(lines: Lines, *, loops: bool, letter: str) -> Entries:
@@ -82,7 +84,8 @@ def _pairs(lines: Lines, *, loops: bool, letter: str) -> Entries:
         line, text = lines.take(f"entry {k + 1} of the {m} that line {at} announces")
         i, j = entries.add(line, text, text.split(), expected)
         if i == j and not loops:
-            lines.fail(line, text, "i != j: no cut contains a loop (format='bqp' reads a quadratic program)")
+            bits = lines.option.format("bqp")
+            lines.fail(line, text, f"i != j: no cut contains a loop ({bits} reads a quadratic program)")
     for line, text in lines:
         lines.fail(line, text, f"the end of the file after the {m} entries that line {at} announces")
     return entries
@@ -101,12 +104,9 @@ def _sdpa(lines: Lines) -> Instance:
         lines.fail(at, text, f"a block of size {m}, one constraint for each diagonal entry")
     entries = Entries(lines, n)
     right = _right_hand_side(lines, m, entries)
-    diagonal = _entries_of_sdpa(lines, entries, m)
-    ratios = {Fraction(right[i]) / Fraction(diagonal[i][1]) for i in range(n)}
-    if len(ratios) != 1 or (d := ratios.pop()) <= 0:
-        lines.fail(len(lines.all), "other values", "c_i / F_i to be one positive number for all i: diag Y = d")
+    d = _scale_of_sdpa(lines, entries, right, _entries_of_sdpa(lines, entries, m))
     kind = f"semidefinite program with a fixed diagonal, {_many(n, 'row')}"
-    return Instance(lines.instance, kind, n, entries.matrix(-1), "max", -d, Fraction(0), entries.exact)
+    return Instance(lines.instance, kind, n, entries.matrix(-1), "max", -d, Fraction(0), entries.exact, "+-1 point")
 
 
 def _first_of_sdpa(lines: Lines) -> tuple[int, str]:
@@ -115,6 +115,23 @@ def _first_of_sdpa(lines: Lines) -> tuple[int, str]:
         if text[0] not in '"*':
             return at, text
     lines.fail(len(lines.all) + 1, "the end of the file", "the number of constraints")
+
+
+def _scale_of_sdpa(
+    lines: Lines, entries: Entries, right: Sequence[float], fixed: Mapping[int, tuple[int, float]]
+) -> Fraction:
+    """d of diag Y = d, at which the objective, sum |F_0| d at most, is a float64.
+
+    fixed: the line and the value of each constraint's entry.
+    """
+    ratios = {Fraction(right[i]) / Fraction(fixed[i][1]) for i in range(len(right))}
+    if len(ratios) != 1 or (d := ratios.pop()) <= 0:
+        lines.fail(len(lines.all), "other values", "c_i / F_i to be one positive number for all i: diag Y = d")
+    total = sum((abs(Fraction(value)) for value in entries.values.values()), Fraction(0))
+    if 2 * d * total > LARGEST:
+        at = fixed[0][0]
+        lines.fail(at, lines.all[at - 1].strip(), f"c_i / F_i times the sum of |F_0| to be at most {LARGEST:g}")
+    return d
 
 
 def _right_hand_side(lines: Lines, m: int, entries: Entries) -> list[float]:
@@ -130,9 +147,9 @@ def _right_hand_side(lines: Lines, m: int, entries: Entries) -> list[float]:
 
 
 def _entries_of_sdpa(lines: Lines, entries: Entries, m: int) -> dict[int, tuple[int, float]]:
-    """Fills `entries` with F_0; returns each constraint's row and value, a diagonal entry of its own."""
+    """Fills `entries` with F_0; returns each constraint's line and value, a diagonal entry of its own."""
     found: dict[int, tuple[int, float]] = {}
-    taken: dict[int, int] = {}
+    taken: set[int] = set()
     expected = f"`matrix 1 i j value` with a matrix of 0..{m} and 1 <= i <= j <= {entries.n}"
     for line, text in lines:
         fields = _fields(text)
@@ -148,7 +165,8 @@ def _entries_of_sdpa(lines: Lines, entries: Entries, m: int) -> dict[int, tuple[
         value = entries.number(line, fields[4], text, expected)
         if which - 1 in found or row in taken or not value:
             lines.fail(line, text, "a constraint for each diagonal entry, once, with a value that is not 0")
-        found[which - 1], taken[row] = (row - 1, value), line
+        found[which - 1] = line, value
+        taken.add(row)
     if len(found) != m:
         lines.fail(len(lines.all) + 1, "the end of the file", f"{m} constraints, of which {len(found)} have an entry")
     return found
