@@ -22,7 +22,7 @@ KERNELS = (
     "elimination",
     "batch",
 )  # one file a family, once a level
-HEADERS = ("dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h", "batch.h")
+HEADERS = ("checks.h", "dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h", "batch.h")
 MODULES = ("module", "sweeps_module", "signs_module", "elimination_module", "batch_module")  # bindings, once
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.

@@ -8,6 +8,7 @@
 #include <nanobind/ndarray.h>
 
 #include "batch.h"
+#include "checks.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -34,7 +35,8 @@ class BatchState {
                Array<std::uint8_t, 2> valid, Array<double, 1> step, Array<double, 1> value, Array<double, 1> residual)
         : kept_(off, linear, V, tangent, multipliers, inverse, history, inner, valid, step, value, residual) {
         const std::int64_t T = V.shape(0), n = V.shape(1), width = V.shape(2), m = valid.shape(1);
-        if (width % 8) throw std::invalid_argument("batch: V needs a multiple of 8 columns");
+        require(width % 8 == 0, "batch: V needs a multiple of 8 columns");
+        require(m >= 1, "batch: valid needs a column, a pair of the history");
         check("off", off, {n, n});
         check("linear", linear, {T, n});
         check("tangent", tangent, {T, n, width});
@@ -53,8 +55,7 @@ class BatchState {
 
     const Batch& of(const Tasks& tasks) const {
         for (std::size_t t = 0; t < tasks.size(); ++t)
-            if (tasks.data()[t] < 0 || tasks.data()[t] >= tasks_)
-                throw std::invalid_argument("batch: no such task");
+            require(tasks.data()[t] >= 0 && tasks.data()[t] < tasks_, "batch: no such task");
         return batch_;
     }
 
@@ -80,16 +81,19 @@ void bind_batch(nb::module_& m) {
         "batch_evaluate",
         [](int level, const BatchState& state, const Tasks& tasks) {
             const Batch& batch = state.of(tasks);
+            const auto evaluate = BITRELAX_AT(level_of(level), batch_evaluate);
             const nb::gil_scoped_release unlocked;
-            BITRELAX_AT(static_cast<Level>(level), batch_evaluate)(batch, tasks.data(), tasks.size());
+            evaluate(batch, tasks.data(), tasks.size());
         },
         "level"_a, "state"_a, "tasks"_a);
     m.def(
         "batch_descend",
         [](int level, const BatchState& state, const Tasks& tasks, std::int64_t first, std::int64_t iterations) {
             const Batch& batch = state.of(tasks);
+            const auto descend = BITRELAX_AT(level_of(level), batch_descend);
+            require(first >= 0 && iterations >= 0, "batch: first and iterations must be >= 0");
             const nb::gil_scoped_release unlocked;
-            BITRELAX_AT(static_cast<Level>(level), batch_descend)(batch, tasks.data(), tasks.size(), first, iterations);
+            descend(batch, tasks.data(), tasks.size(), first, iterations);
         },
         "level"_a, "state"_a, "tasks"_a, nb::kw_only(), "first"_a, "iterations"_a);
 }

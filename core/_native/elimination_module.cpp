@@ -7,6 +7,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include "checks.h"
 #include "elimination.h"
 
 namespace nb = nanobind;
@@ -24,6 +25,51 @@ nb::object owned(std::vector<T> values) {
     auto* kept = new std::vector<T>(std::move(values));
     nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
     return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner));
+}
+
+// Whether start holds offsets into an array of that many entries: from 0, never falling.
+template <class T>
+bool offsets(const Array<T>& start, std::size_t entries) {
+    const T* begin = start.data();
+    return start.size() >= 1 && begin[0] == 0 && std::is_sorted(begin, begin + start.size()) &&
+           static_cast<std::size_t>(begin[start.size() - 1]) == entries;
+}
+
+bool within(const Array<std::int32_t>& indices, std::int64_t n) {
+    return std::all_of(indices.data(), indices.data() + indices.size(), [n](auto i) { return i >= 0 && i < n; });
+}
+
+bool permutation(const Array<std::int32_t>& order, std::int64_t n) {
+    if (static_cast<std::int64_t>(order.size()) != n || !within(order, n)) return false;
+    std::vector<char> seen(n, 0);
+    for (std::size_t p = 0; p < order.size(); ++p) seen[order.data()[p]] = 1;
+    return std::find(seen.begin(), seen.end(), 0) == seen.end();
+}
+
+Graph graph_of(const Array<std::int32_t>& start, const Array<std::int32_t>& neighbours) {
+    require(offsets(start, neighbours.size()), "elimination: start must rise from 0 to the number of neighbours");
+    const std::int64_t n = static_cast<std::int64_t>(start.size()) - 1;
+    require(within(neighbours, n), "elimination: neighbours must be in 0..n-1");
+    return {n, start.data(), neighbours.data()};
+}
+
+// The rows of each column ascend, below its diagonal.
+bool lower(const Array<std::int64_t>& column, const Array<std::int32_t>& rows) {
+    for (std::size_t p = 0; p + 1 < column.size(); ++p) {
+        std::int64_t before = static_cast<std::int64_t>(p);
+        for (std::int64_t e = column.data()[p]; e < column.data()[p + 1]; before = rows.data()[e++])
+            if (rows.data()[e] <= before) return false;
+    }
+    return true;
+}
+
+void check_plan(std::int64_t n, std::int64_t eliminated, const Array<std::int32_t>& order,
+                const Array<std::int64_t>& column, const Array<std::int32_t>& rows) {
+    require(eliminated >= 0 && eliminated <= n, "elimination: eliminated must be in 0..n");
+    require(permutation(order, n), "elimination: order must be a permutation of 0..n-1");
+    require(static_cast<std::int64_t>(column.size()) == eliminated + 1 && offsets(column, rows.size()),
+            "elimination: column must rise from 0 to the number of rows, in eliminated + 1 entries");
+    require(within(rows, n) && lower(column, rows), "elimination: rows of a column must ascend, from below it to n-1");
 }
 
 }  // namespace
@@ -93,11 +139,11 @@ void bind_elimination(nb::module_& m) {
     m.def(
         "plan_elimination",
         [](Array<std::int32_t> start, Array<std::int32_t> neighbours, double share, double work) {
+            const Graph graph = graph_of(start, neighbours);
             EliminationPlan plan;
             {
                 const nb::gil_scoped_release unlocked;
-                plan = plan_elimination({static_cast<std::int64_t>(start.size()) - 1, start.data(), neighbours.data()},
-                                        share, work);
+                plan = plan_elimination(graph, share, work);
             }
             return nb::make_tuple(plan.eliminated, owned(std::move(plan.order)), owned(std::move(plan.column)),
                                   owned(std::move(plan.rows)));
@@ -108,16 +154,18 @@ void bind_elimination(nb::module_& m) {
         [](int level, Array<std::int32_t> start, Array<std::int32_t> neighbours, Array<double> values,
            Array<double> diagonal, std::int64_t eliminated, Array<std::int32_t> order, Array<std::int64_t> column,
            Array<std::int32_t> rows, Square core) {
+            const auto kernel = BITRELAX_AT(level_of(level), eliminate);
+            const Graph graph = graph_of(start, neighbours);
+            const auto n = static_cast<std::size_t>(graph.n);
+            require(values.size() == neighbours.size() && diagonal.size() == n,
+                    "elimination: there must be one value a neighbour, and n entries on the diagonal");
+            check_plan(graph.n, eliminated, order, column, rows);
+            const std::size_t left = n - static_cast<std::size_t>(eliminated);
+            require(core.shape(0) == left && core.shape(1) == left, "elimination: core must be square, n - eliminated");
+            const Elimination arguments{graph,        values.data(), diagonal.data(), eliminated,
+                                        order.data(), rows.data(),   column.data(),   core.data()};
             const nb::gil_scoped_release unlocked;
-            const Elimination arguments{{static_cast<std::int64_t>(start.size()) - 1, start.data(), neighbours.data()},
-                                        values.data(),
-                                        diagonal.data(),
-                                        eliminated,
-                                        order.data(),
-                                        rows.data(),
-                                        column.data(),
-                                        core.data()};
-            return BITRELAX_AT(static_cast<Level>(level), eliminate)(arguments);
+            return kernel(arguments);
         },
         "level"_a, "start"_a, "neighbours"_a, "values"_a, "diagonal"_a, "eliminated"_a, "order"_a, "column"_a,
         "rows"_a, "core"_a.noconvert());

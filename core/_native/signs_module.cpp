@@ -1,12 +1,12 @@
 // Bindings of signs.h: checked arrays in, searches without the interpreter's lock.
 #include <optional>
-#include <stdexcept>
 #include <utility>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
+#include "checks.h"
 #include "signs.h"
 
 namespace nb = nanobind;
@@ -25,27 +25,18 @@ using Vector = Array<Number, nb::ndim<1>>;
 template <class Number>
 using Matrix = Array<Number, nb::ndim<2>>;
 
-void check(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
-
 template <class Number>
 SignRows<Number> rows_of(const Matrix<const Number>& dense) {
-    check(dense.shape(0) == dense.shape(1), "rows must be square");
+    require(dense.shape(0) == dense.shape(1), "rows must be square");
     return {static_cast<std::int64_t>(dense.shape(0)), dense.data(), nullptr, nullptr, nullptr};
 }
 
 template <class Number>
 SignRows<Number> rows_of(const Index& starts, const Index& columns, const Vector<const Number>& values) {
-    check(starts.shape(0) >= 1 && columns.shape(0) == values.shape(0), "CSR arrays disagree");
+    require(starts.shape(0) >= 1 && columns.shape(0) == values.shape(0), "CSR arrays disagree");
     const auto n = static_cast<std::int64_t>(starts.shape(0)) - 1;
-    check(starts.data()[n] == static_cast<std::int64_t>(columns.shape(0)), "CSR arrays disagree");
+    require(starts.data()[n] == static_cast<std::int64_t>(columns.shape(0)), "CSR arrays disagree");
     return {n, nullptr, starts.data(), columns.data(), values.data()};
-}
-
-Level level_of(int level) {
-    check(level >= 0 && level <= static_cast<int>(best_level()), "this CPU lacks the level asked");
-    return static_cast<Level>(level);
 }
 
 template <class Arguments>
@@ -57,7 +48,7 @@ void run(void (*kernel)(const Arguments&), const Arguments& arguments) {
 void descend(int level, const SignRows<double>& rows, const ManySigns& signs, const Matrix<double>& gains,
              double least) {
     const auto n = static_cast<std::size_t>(rows.n);
-    check(signs.shape(1) == n && gains.shape(1) == n && gains.shape(0) == signs.shape(0), "signs and gains: (m, n)");
+    require(signs.shape(1) == n && gains.shape(1) == n && gains.shape(0) == signs.shape(0), "signs and gains: (m, n)");
     run(BITRELAX_AT(level_of(level), sign_descent),
         SignDescent{rows, static_cast<std::int64_t>(signs.shape(0)), signs.data(), gains.data(), least});
 }
@@ -67,8 +58,8 @@ void search(void (*kernel)(const SignTabu<Number>&), const SignRows<Number>& row
               const Vector<Number>& gains, std::int64_t flips, std::uint64_t seed, std::int32_t tenure,
               std::int32_t spread, std::int32_t range) {
     const auto n = static_cast<std::size_t>(rows.n);
-    check(signs.shape(0) == n && gains.shape(0) == n, "signs and gains: (n,)");
-    check(tenure >= 0 && spread >= 1 && tenure + spread <= rows.n, "tenure + spread must be in 1..n");
+    require(signs.shape(0) == n && gains.shape(0) == n, "signs and gains: (n,)");
+    require(tenure >= 0 && spread >= 1 && tenure + spread <= rows.n, "tenure + spread must be in 1..n");
     run(kernel, SignTabu<Number>{rows, signs.data(), gains.data(), flips, seed, tenure, spread, range});
 }
 
@@ -119,7 +110,7 @@ void bind_signs(nb::module_& m) {
     m.def(
         "sign_enumerate",
         [](int level, Matrix<const double> rows, Signs signs) {
-            check(rows.shape(0) >= 1 && rows.shape(0) <= 32 && signs.shape(0) == rows.shape(0), "1 <= n <= 32 signs");
+            require(rows.shape(0) >= 1 && rows.shape(0) <= 32 && signs.shape(0) == rows.shape(0), "1 <= n <= 32 signs");
             run(BITRELAX_AT(level_of(level), sign_enumerate), SignEnumeration{rows_of(rows), signs.data()});
         },
         "level"_a, "rows"_a.noconvert(), "signs"_a.noconvert());

@@ -4,10 +4,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "checks.h"
 #include "sweeps.h"
 
 namespace nb = nanobind;
@@ -20,10 +20,6 @@ template <class T, int DIMENSIONS>
 using Array = nb::ndarray<T, nb::ndim<DIMENSIONS>, nb::c_contig, nb::device::cpu>;
 using Indices = Array<const std::int32_t, 1>;
 
-void require(bool fits, const char* what) {
-    if (!fits) throw std::invalid_argument(what);
-}
-
 template <class T>
 Matrix<T> dense(const Array<const T, 2>& off) {
     require(off.shape(0) == off.shape(1), "C must be square");
@@ -34,11 +30,6 @@ template <class T>
 Matrix<T> sparse(const Array<const T, 1>& data, const Indices& indices, const Indices& indptr) {
     require(indptr.shape(0) >= 1 && data.shape(0) == indices.shape(0), "C must be compressed sparse rows");
     return {static_cast<std::int64_t>(indptr.shape(0)) - 1, data.data(), indptr.data(), indices.data()};
-}
-
-Level checked(int level) {
-    require(level >= 0 && level <= static_cast<int>(best_level()), "CPU level beyond best_level()");
-    return static_cast<Level>(level);
 }
 
 template <class T>
@@ -124,27 +115,27 @@ void bind_sweeps(nb::module_& m) {
     m.def(
         "sweep_dense",
         [](int level, Array<const double, 2> off, Array<double, 2> factor, Array<double, 1> multipliers) {
-            return sweep_with<double>(checked(level), dense(off), factor, multipliers);
+            return sweep_with<double>(level_of(level), dense(off), factor, multipliers);
         },
         "level"_a, as("off"), as("factor"), as("multipliers"));
     m.def(
         "sweep_sparse",
         [](int level, Array<const double, 1> data, Indices indices, Indices indptr, Array<double, 2> factor,
            Array<double, 1> multipliers) {
-            return sweep_with<double>(checked(level), sparse(data, indices, indptr), factor, multipliers);
+            return sweep_with<double>(level_of(level), sparse(data, indices, indptr), factor, multipliers);
         },
         "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
     m.def(
         "sweep_dense_single",
         [](int level, Array<const float, 2> off, Array<float, 2> factor, Array<float, 1> multipliers) {
-            return sweep_with<float>(checked(level), dense(off), factor, multipliers);
+            return sweep_with<float>(level_of(level), dense(off), factor, multipliers);
         },
         "level"_a, as("off"), as("factor"), as("multipliers"));
     m.def(
         "sweep_sparse_single",
         [](int level, Array<const float, 1> data, Indices indices, Indices indptr, Array<float, 2> factor,
            Array<float, 1> multipliers) {
-            return sweep_with<float>(checked(level), sparse(data, indices, indptr), factor, multipliers);
+            return sweep_with<float>(level_of(level), sparse(data, indices, indptr), factor, multipliers);
         },
         "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("multipliers"));
     m.def(
@@ -152,7 +143,7 @@ void bind_sweeps(nb::module_& m) {
         [](int level, Array<const double, 2> off, Array<const double, 2> factor, Array<const double, 1> root,
            Array<const double, 2> before, Array<double, 2> gradient, Array<double, 1> multipliers, Pairs pairs,
            double scale, int tried, Array<double, 1> products) {
-            return gradient_with(checked(level), dense(off), factor, root, before, gradient, multipliers, pairs, scale,
+            return gradient_with(level_of(level), dense(off), factor, root, before, gradient, multipliers, pairs, scale,
                                  tried, products);
         },
         "level"_a, as("off"), as("factor"), as("root"), as("before"), as("gradient"), as("multipliers"), as("pairs"),
@@ -162,7 +153,7 @@ void bind_sweeps(nb::module_& m) {
         [](int level, Array<const double, 1> data, Indices indices, Indices indptr, Array<const double, 2> factor,
            Array<const double, 1> root, Array<const double, 2> before, Array<double, 2> gradient,
            Array<double, 1> multipliers, Pairs pairs, double scale, int tried, Array<double, 1> products) {
-            return gradient_with(checked(level), sparse(data, indices, indptr), factor, root, before, gradient,
+            return gradient_with(level_of(level), sparse(data, indices, indptr), factor, root, before, gradient,
                                  multipliers, pairs, scale, tried, products);
         },
         "level"_a, as("data"), as("indices"), as("indptr"), as("factor"), as("root"), as("before"), as("gradient"),
@@ -180,7 +171,7 @@ void bind_sweeps(nb::module_& m) {
             require(by_pairs.shape(0) == 2 * SLOTS, "by_pairs must be (2 SLOTS)");
             const Step arguments{rows,        width,  factor.data(), root.data(),  gradient.data(), by_pairs.data(),
                                  by_gradient, length, moved.data(),  pairs.data(), tried};
-            const Level known = checked(level);
+            const Level known = level_of(level);
             const nb::gil_scoped_release unlocked;
             return BITRELAX_AT(known, step)(arguments);
         },

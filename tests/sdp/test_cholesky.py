@@ -117,3 +117,71 @@ def test_a_singular_block_that_is_eliminated_fails(path):
     assert cholesky.Factoriser(pairs).plan.eliminated > 20
     assert not decides(path, pairs, diagonal)  # every block has eigenvalues 0 and 2
     assert decides(path, pairs, diagonal + 1e-12)
+
+
+def elimination():
+    """Arguments of the compiled elimination for a torus, by name, and the array it writes."""
+    of = grid(6)
+    plan = cholesky.plan(of.off, share=0.3)
+    arrays = {"start": of.off.indptr, "neighbours": of.off.indices, "values": of.off.data, "diagonal": np.full(36, 5.0)}
+    arrays |= {"eliminated": plan.eliminated, "order": plan.order, "column": plan.column, "rows": plan.rows}
+    return arrays | {"core": np.zeros((plan.core, plan.core))}
+
+
+def changed(array, at, value):
+    copy = array.copy()
+    copy[at] = value
+    return copy
+
+
+@pytest.mark.skipif(not BUILT, reason="not built here")
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("start", lambda a: a[:0], "start must rise"),
+        ("start", lambda a: a[:-1], "start must rise"),
+        ("start", lambda a: changed(a, 0, -1), "start must rise"),
+        ("start", lambda a: changed(a, 3, 10**6), "start must rise"),
+        ("start", lambda a: changed(a, -1, 10**6), "start must rise"),
+        ("neighbours", lambda a: a[:-1], "start must rise"),
+        ("neighbours", lambda a: changed(a, 5, 36), "neighbours must be in"),
+        ("neighbours", lambda a: changed(a, 5, -1), "neighbours must be in"),
+        ("values", lambda a: a[:-1], "one value a neighbour"),
+        ("diagonal", lambda a: a[:-1], "entries on the diagonal"),
+        ("eliminated", lambda m: -1, "eliminated must be in"),
+        ("eliminated", lambda m: 37, "eliminated must be in"),
+        ("eliminated", lambda m: m - 1, "column must rise"),
+        ("order", lambda a: a[:-1], "permutation"),
+        ("order", lambda a: changed(a, 0, a[1]), "permutation"),
+        ("order", lambda a: changed(a, 0, 36), "permutation"),
+        ("order", lambda a: changed(a, 0, -1), "permutation"),
+        ("column", lambda a: a[:-1], "column must rise"),
+        ("column", lambda a: changed(a, 1, 10**6), "column must rise"),
+        ("column", lambda a: changed(a, 0, -1), "column must rise"),
+        ("rows", lambda a: a[:-1], "column must rise"),
+        ("rows", lambda a: changed(a, -1, 36), "rows of a column must ascend"),
+        ("rows", lambda a: changed(a, 0, 0), "rows of a column must ascend"),
+        ("rows", lambda a: changed(a, 1, a[0]), "rows of a column must ascend"),
+        ("core", lambda a: np.zeros((len(a), len(a) + 1)), "core must be square"),
+        ("core", lambda a: np.zeros((0, 0)), "core must be square"),
+    ],
+)
+def test_the_compiled_elimination_refuses_what_would_reach_outside_its_arrays(name, change, words):
+    given = elimination()
+    module = extension.module()
+    assert module.eliminate(0, *given.values())
+    with pytest.raises(ValueError, match=words):
+        module.eliminate(0, *(given | {name: change(given[name])}).values())
+
+
+@pytest.mark.skipif(not BUILT, reason="not built here")
+def test_plans_and_levels_are_checked_too():
+    given, module = elimination(), extension.module()
+    for level in (-1, module.best_level() + 1):
+        with pytest.raises(ValueError, match="CPU level"):
+            module.eliminate(level, *given.values())
+    for start in (given["start"][:0], changed(given["start"], 1, 10**6)):
+        with pytest.raises(ValueError, match="start must rise"):
+            module.plan_elimination(start, given["neighbours"], 0.1, 1e6)
+    with pytest.raises(ValueError, match="neighbours must be in"):
+        module.plan_elimination(given["start"], changed(given["neighbours"], 0, 36), 0.1, 1e6)
