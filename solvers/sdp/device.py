@@ -72,12 +72,19 @@ class DeviceDescent:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError, with what there is, for a device that cannot hold a tensor here."""
+    """Raises ValueError, with what there is, for a device that cannot hold float64 numbers here, and for a number of
+    the CPU ("cpu:0")."""
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (
+        RuntimeError,
+        AssertionError,
+        TypeError,
+    ) as error:  # no CUDA; no numbers (meta); no float64 (mps)
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={device!r} cannot be used here: {reason}; use device='cpu'") from error
+    if torch.device(device).type == "cpu" and device != "cpu":
+        raise ValueError(f"device={device!r}: the CPU has no number here; use device='cpu'")
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

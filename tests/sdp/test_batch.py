@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -274,6 +276,53 @@ def test_diagonal_dominance_is_a_bound_without_any_factorisation() -> None:
         assert given.bound(t, z) <= least(G, B[t], constants[t])
 
 
+def spread(n: int, tasks: int, *, seed: int, largest: int = 30) -> Problem:
+    """Entries from 2^-largest to 2^largest: sums round at every term."""
+    rng = np.random.default_rng(seed)
+
+    def wide(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape) * 2.0 ** rng.integers(-largest, largest + 1, shape)
+
+    G = np.triu(wide(n, n))
+    return G + np.triu(G, 1).T, wide(tasks, n), wide(tasks) * 2.0**largest
+
+
+def exactly(terms: np.ndarray) -> Fraction:
+    return sum(map(Fraction, terms.ravel().tolist()), Fraction(0))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-1060, 2.0**900])
+@pytest.mark.parametrize("problem", [lambda: spread(9, 60, seed=0), lambda: correlated(9, 60)])
+def test_no_bound_is_above_the_exact_sum_of_its_multipliers_and_diagonal(problem, scale: float) -> None:
+    G, B, constants = (scale * data for data in problem())  # 2^-1060: subnormal; both are exact powers of two
+    found = solve_batch(G, B, constants=constants, gap=0.1)
+    for t in range(len(B)):
+        exact = exactly(found.multipliers[t]) + exactly(np.diag(G)) + Fraction(float(constants[t]))
+        # the largest float that is not above: nothing is given away either
+        assert Fraction(float(found.bound[t])) <= exact < Fraction(math.nextafter(found.bound[t], math.inf))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-1060, 2.0**900])
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_dominance_is_of_the_exact_sums(n: int, scale: float) -> None:
+    G, B, constants = (scale * data for data in spread(n, 20, seed=n))
+    for t, z in enumerate(family(G, B, constants).dominant().numpy()):
+        off = np.abs(bordered(G, B[t], 0.0))
+        np.fill_diagonal(off, 0.0)
+        assert all(Fraction(float(z[i])) >= exactly(off[i]) for i in range(n + 1))
+
+
+def test_products_that_underflow_prove_nothing(oracle) -> None:
+    """The last pivot loses 20 squares of 2^-538, each rounded to 0: exactly 5 units of 2^-1074, where it has 4."""
+    n, c = 20, 2.0**-1038
+    given = family(np.zeros((n, n)), np.full((1, n), -c), np.zeros(1))
+    z = np.full(n + 1, 2.0**-1000)
+    z[n] = 4 * 2.0**-1074
+    S = bordered(np.zeros((n, n)), np.full(n, -c), 0.0)
+    assert not oracle.psd(S, plus=z)
+    assert not proven(given, torch.arange(1), torch.as_tensor(z)[None])[0]
+
+
 def test_proof_fails_for_matrices_indefinite_by_little_and_succeeds_above_the_margin() -> None:
     rng = np.random.default_rng(0)
     G, B, constants = correlated(12, 50)
@@ -353,6 +402,12 @@ def test_tasks_whose_value_vanishes_are_marked_when_rounding_hides_them() -> Non
         ({"seed": -1}, r"seed must be >= 0 \(got -1\)"),
         ({"time_limit": 0.0}, "time_limit must be positive"),
         ({"device": "abacus"}, "device='abacus' cannot be used here"),
+        ({"device": "meta"}, "device='meta' cannot be used here.*use device='cpu'"),
+        ({"device": "cpu:0"}, "device='cpu:0': the CPU has no number here; use device='cpu'"),
+        ({"B": np.array([[1.0, 1, 1], [1, 1e308, 1]])}, r"task 1 has .* 1.0e\+308 in B .* overflow .*a power of two"),
+        ({"constants": np.array([1e308, 0])}, r"task 0 has .* 1.0e\+308 in constants, whose sums overflow float64"),
+        ({"G": np.full((3, 3), 1e308)}, r"G has entries up to 1.0e\+308, whose sums overflow float64"),
+        ({"G": np.full((3, 3), 4e306), "B": np.full((2, 3), 4e306)}, "task 0 has .* in G, 4.0e.306 in B"),
         ({"warm": np.ones((2, 3, 2))}, r"warm must be factors of shape \(2, 4, k\).*\(2, 3, 2\)"),
         ({"warm": np.zeros((2, 4, 2))}, "warm has a row of zeros"),
     ],
@@ -361,6 +416,23 @@ def test_bad_input_is_named_with_its_value_and_the_way_out(changes: dict, words:
     given = {"G": np.eye(3), "B": np.ones((2, 3))} | changes
     with pytest.raises(ValueError, match=words):
         solve_batch(given.pop("G"), given.pop("B"), **given)
+
+
+@pytest.mark.parametrize("name", ["G", "B", "constants", "warm"])
+def test_masked_arrays_are_refused(name: str) -> None:
+    given = {"G": np.eye(3), "B": np.ones((2, 3)), "constants": np.zeros(2), "warm": np.ones((2, 4, 2))}
+    given[name] = np.ma.masked_equal(given[name], 1.0)
+    with pytest.raises(TypeError, match=f"{name} is a masked array.*fill"):
+        solve_batch(given.pop("G"), given.pop("B"), **given)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e308])
+def test_a_warm_start_counts_by_the_directions_of_its_rows_alone(scale: float) -> None:
+    G, B, constants = correlated(6, 3)
+    warm = np.random.default_rng(0).integers(-4, 5, (3, 7, 4)) / 4 + 0.125  # of few digits: some are subnormal
+    found = solve_batch(G, B, constants=constants, warm=scale * warm)
+    assert (found.status == "certified").all() and np.isfinite(found.factor).all()
+    np.testing.assert_allclose(found.value, solve_batch(G, B, constants=constants, warm=warm).value, rtol=2e-3)
 
 
 def test_complex_and_object_data_are_refused() -> None:
@@ -380,3 +452,28 @@ def test_solution_is_frozen_and_knows_its_length() -> None:
     found = solve_batch(np.eye(2), np.ones((3, 2)))
     assert isinstance(found, BatchSolution) and len(found) == 3 and found.seconds.total > 0
     assert (found.finished > 0).all() and (found.finished <= found.seconds.total).all()
+
+
+def test_the_clock_stops_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    attainable = batch._attainable
+    monkeypatch.setattr(batch, "_attainable", lambda *given: time.sleep(0.2) or attainable(*given))
+    assert solve_batch(np.eye(2), np.ones((3, 2))).seconds.total >= 0.2
+
+
+@pytest.mark.skipif(extension.module() is None, reason="the native extension is not built")
+def test_native_descents_refuse_what_they_cannot_run() -> None:
+    G, B, constants = correlated(5, 2)
+    problems = Quadratics(family(G, B, constants).off, torch.as_tensor(B))
+    start = gauged(torch.as_tensor(np.random.default_rng(0).standard_normal((2, 6, 3))))
+    native, compiled = NativeDescent(problems, start), extension.module()
+    tasks = np.arange(2)
+    for level in (-1, compiled.best_level() + 1):
+        with pytest.raises(ValueError, match="CPU level"):
+            NativeDescent(problems, start, level=level)
+        with pytest.raises(ValueError, match="CPU level"):
+            compiled.batch_descend(level, native.state, tasks, first=0, iterations=1)
+    with pytest.raises(ValueError, match="first and iterations"):
+        compiled.batch_descend(0, native.state, tasks, first=-1, iterations=1)
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match="no such task"):
+            compiled.batch_descend(0, native.state, np.array([wrong]), first=0, iterations=1)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from solvers.sdp.certificate import EXTRA, UNDERFLOW, UNIT, below
+from solvers.sdp.certificate import UNDERFLOW, UNIT, below, gamma
 
 ENTRIES_AT_ONCE = 2**21  # of the matrices being factored: 16 MiB
 
@@ -106,14 +106,12 @@ def proven(
 
 
 def rounding_margins(diagonal: Float[Tensor, "some rows"]) -> Float[Tensor, "some rows"]:
-    """What a Cholesky factorisation may lose to rounding, row by row: gamma / (1 - gamma) r_i sum(r), r = sqrt(z).
+    """What a Cholesky factorisation may lose to rounding, row by row: `gamma` r_i sum(r), r = sqrt(z).
 
     The bound of `solvers.sdp.certificate`, rounded upwards. Not a number where z has a negative entry.
     """
-    rows = diagonal.shape[1]
-    gamma = (rows + EXTRA) * UNIT / (1 - (rows + EXTRA) * UNIT)
-    root = diagonal.sqrt()
-    return gamma / (1 - gamma) * root.sum(1, keepdim=True) * root * (1 + 16 * rows * UNIT) + UNDERFLOW
+    rows, root = diagonal.shape[1], diagonal.sqrt()
+    return gamma(rows) * root.sum(1, keepdim=True) * root * (1 + 16 * rows * UNIT) + UNDERFLOW
 
 
 def best_bounds(

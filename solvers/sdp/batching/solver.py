@@ -94,7 +94,7 @@ def solve_batch(
     if time_limit is not None:
         search.deadline, search.grace = start + time_limit, GRACE * time_limit
     _run(search, V)
-    return _solution(search, time.perf_counter() - start)
+    return _solution(search, start)
 
 
 def _run(search: Search, V: Float[Tensor, "T n k"]) -> None:
@@ -124,7 +124,21 @@ def _family(G: np.ndarray, B: np.ndarray, constants: np.ndarray | None) -> Famil
     given = np.zeros(len(linear)) if constants is None else _finite("constants", constants)
     if given.shape != (len(linear),):
         raise ValueError(f"constants must have one entry a row of B, {len(linear)} (got shape {given.shape})")
+    _check_sums(gram, linear, given)
     return Family(torch.as_tensor(gram.off), torch.as_tensor(linear), gram.diagonal, given)
+
+
+def _check_sums(gram: Cost, linear: np.ndarray, constants: np.ndarray) -> None:
+    """As `problem.cost` would of every C_t."""
+    with np.errstate(over="ignore"):
+        rows = np.abs(gram.off).sum() + np.abs(gram.diagonal).sum()
+        finite = np.isfinite(4 * (rows + 2 * np.abs(linear).sum(1) + np.abs(constants)))
+    if not finite.all():
+        t = int(np.argmin(finite))
+        raise ValueError(
+            f"task {t} has entries up to {np.abs(gram.off).max():.1e} in G, {np.abs(linear[t]).max():.1e} in B and "
+            f"{abs(constants[t]):.1e} in constants, whose sums overflow float64; divide all three by a power of two"
+        )
 
 
 def _gram(G: np.ndarray) -> Cost:
@@ -135,6 +149,8 @@ def _gram(G: np.ndarray) -> Cost:
 
 
 def _finite(name: str, data: np.ndarray) -> np.ndarray:
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and no entry can be left out; fill it first, {name}.filled(0)")
     given = np.asarray(data)
     if given.dtype.kind not in "biuf" or given.dtype.itemsize > 8:
         raise TypeError(f"{name} must be bool, integer, float32 or float64 (got {given.dtype}); convert it first")
@@ -170,24 +186,26 @@ def _warm(warm: np.ndarray | BatchSolution, tasks: int, n: int) -> Float[Tensor,
     factor = _finite("warm", warm.factor if isinstance(warm, BatchSolution) else warm)
     if factor.ndim != 3 or factor.shape[:2] != (tasks, n + 1) or not factor.shape[2]:
         raise ValueError(f"warm must be factors of shape ({tasks}, {n + 1}, k), as here (got {factor.shape})")
-    if not (np.linalg.norm(factor, axis=2) > 0).all():
+    largest = np.abs(factor).max(2, keepdims=True)
+    if not largest.all():
         raise ValueError("warm has a row of zeros; rows are vectors of length 1")
-    return gauged(torch.as_tensor(factor))
+    return gauged(torch.as_tensor(np.ldexp(factor, -np.frexp(largest)[1])))  # squares neither overflow nor vanish
 
 
-def _solution(search: Search, seconds: float) -> BatchSolution:
+def _solution(search: Search, start: float) -> BatchSolution:
     value, certify = search.value.numpy(), search.certify
     bound = np.full(len(value), -math.inf)
     if certify != "none":
         bound = np.array([search.family.bound(t, z) for t, z in enumerate(search.diagonal.numpy())])
     factor = search.full(torch.arange(len(value))).numpy()
     squares = np.linalg.eigvalsh(factor.transpose(0, 2, 1) @ factor)
+    attainable = _attainable(search.family, bound)
     return BatchSolution(
         factor=factor,
         value=value,
         multipliers=(search.raw if certify == "none" else -search.diagonal).numpy(),
         bound=bound,
-        bound_integer=_attainable(search.family, bound),
+        bound_integer=attainable,
         gap=np.abs(value - bound) / np.maximum(1, np.abs(value)),
         proven=np.full(len(value), certify == "rigorous"),
         rank=(squares > NEGLIGIBLE**2 * squares[:, -1:]).sum(1),
@@ -195,7 +213,7 @@ def _solution(search: Search, seconds: float) -> BatchSolution:
         iterations=search.iterations.numpy(),
         finished=search.finished.numpy(),
         unprovable=search.unprovable().numpy(),
-        seconds=Seconds(seconds - search.certifying, search.certifying),
+        seconds=Seconds(time.perf_counter() - start - search.certifying, search.certifying),
     )
 
 
