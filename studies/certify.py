@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", type=_names, metavar="A,B", help="default: all that can train such a layer")
     parser.add_argument("--neurons", type=_positive, default=16, help="of a layer, at most (%(default)s)")
     parser.add_argument(
-        "--seconds", type=_finite, default=1.0, help="CPU seconds of a method on a layer, tuning included (%(default)g)"
+        "--seconds", type=_finite, default=1.0, help="CPU seconds of a method on a layer, after tuning (%(default)g)"
     )
     parser.add_argument("--gap", type=_finite, default=1e-4, help="of the bounds to the relaxation (%(default)g)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (%(default)s)")

@@ -13,9 +13,9 @@ from numpy import ndarray
 class Answer:
     """Values of one entry, in the units of ||y - a X w||^2, one a neuron.
 
-    values: of the signs it stands for. last: of a trained method's final weights, the mean over its restarts at its
-    best rate; nan where nothing is trained. polished: of `values`' signs after 1-opt. seconds: of the whole layer.
-    note: what the table says besides (restarts, rate).
+    values: of the signs it stands for. last: of a trained method's final weights, the mean over its restarts at the
+    rate best for them; nan where nothing is trained. polished: of `values`' signs after 1-opt. seconds: of the whole
+    layer. note: what the table says besides (restarts, rate). factor: of the default rate, tuned.
     """
 
     entry: str
@@ -24,6 +24,7 @@ class Answer:
     last: Float[ndarray, " T"] | None = None
     polished: Float[ndarray, " T"] | None = None
     note: str = ""
+    factor: float | None = None
 
     def reached(self) -> Float[ndarray, " T"]:
         """The best of all it found."""

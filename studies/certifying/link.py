@@ -4,7 +4,8 @@ Its smooth estimator trains E ||y - X z||^2 over z = mu + Z eps, and that is <C,
 unit rows v_i = (mu_i, Z_i) and v_n+1 = e_1: the factorised relaxation of Burer & Monteiro (2003), whose value the
 certificate brackets. The method's own law, geometry, solver and loop run here twice: with its draws, one a step, and
 with their expectation taken exactly, by the 2K points +-sqrt(K) e_k in the place of the draws (a cubature exact for
-polynomials of degree 3). STE runs beside them on the same loss.
+polynomials of degree 3): a step of that run costs 2K passes, one of the other runs one. STE runs beside them on the
+same loss, at the rate that `training` tuned for it on the layer.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from core.readings import SignActivation, plain
 from core.seeds import generator
 from studies.certifying.bounds import Bounds
 from studies.certifying.neurons import Layer
+from studies.certifying.training import at_rate
 
 EXACT, DRAWN, STE = "lowrank-sdp, all draws", "lowrank-sdp, one draw", "ste"
 STEPS = 1000
-# rates of a step where the largest curvature is 1 (STE's is Adam's), and momenta: each the best of a few tried by hand
-RATES, MOMENTA = {EXACT: 150.0, DRAWN: 0.3, STE: 0.1}, {EXACT: 0.98, DRAWN: 0.9}
+RUNS = (EXACT, DRAWN, STE)
+# rates of a step where the largest curvature is 1, and momenta: each the best of a few tried by hand
+RATES, MOMENTA = {EXACT: 150.0, DRAWN: 0.3}, {EXACT: 0.98, DRAWN: 0.9}
 LOOKS = 40  # points of a curve, evenly spread on a logarithmic axis
 REACHED = 1e-3  # of the certified value: what counts as having reached it
 
@@ -43,14 +46,15 @@ REACHED = 1e-3  # of the certified value: what counts as having reached it
 class Point:
     """Where a run is after `step` steps, all neurons of a layer together, over the certified bound, minus 1.
 
-    relaxed: of <C, V V'> (nan for STE, which has no V); the worst neuron's in `worst`. signs: of the mode; best: of
-    the best mode so far, neuron by neuron.
+    passes: over the layer, a step. relaxed: of <C, V V'> (nan for STE, which has no V); the worst neuron's in `worst`.
+    signs: of the mode; best: of the best mode so far, neuron by neuron.
     """
 
     problem: str
     layer: str
     run: str
     step: int
+    passes: int
     relaxed: float
     worst: float
     signs: float
@@ -82,10 +86,13 @@ def points(rank: int) -> Float[Tensor, "points rank"]:
     return math.sqrt(rank) * torch.cat([torch.eye(rank), -torch.eye(rank)]).double()
 
 
-def curves(layer: Layer, bounds: Bounds, *, seed: int = 0, steps: int = STEPS) -> Iterator[Point]:
-    """The three runs on all neurons of a layer."""
-    for name in (EXACT, DRAWN, STE):
-        yield from _curve(name, layer, bounds, seed, steps)
+def curves(layer: Layer, bounds: Bounds, ste_factor: float, *, seed: int = 0, steps: int = STEPS) -> Iterator[Point]:
+    """The three runs on all neurons of a layer; ste_factor: of STE's default rate, tuned."""
+    rank = math.ceil(math.sqrt(2 * (layer.n + 1)))  # no spurious minima from here on, generically
+    for name in RUNS:
+        method = at_rate(STE, ste_factor) if name == STE else _low_rank(name, rank)
+        passes = 2 * rank if name == EXACT else 1
+        yield from _curve(name, method, passes, layer, bounds, seed, steps)
 
 
 def reached(points: list[Point]) -> bool:
@@ -101,9 +108,10 @@ def relaxed(layer: Layer, law: LowRank) -> Float[ndarray, " T"]:
     return layer.scale**2 * shared
 
 
-def _curve(name: str, layer: Layer, bounds: Bounds, seed: int, steps: int) -> Iterator[Point]:
-    rank = math.ceil(math.sqrt(2 * (layer.n + 1)))  # no spurious minima from here on, generically
-    run = _started(_method(name, rank), layer, seed, steps)
+def _curve(
+    name: str, method: Method, passes: int, layer: Layer, bounds: Bounds, seed: int, steps: int
+) -> Iterator[Point]:
+    run = _started(method, layer, seed, steps)
     law = run.model.layers[0].law
     best = np.full(layer.neurons, np.inf)
     looks = set(np.geomspace(1, steps, LOOKS).round().astype(int).tolist())
@@ -116,12 +124,10 @@ def _curve(name: str, layer: Layer, bounds: Bounds, seed: int, steps: int) -> It
         soft = relaxed(layer, law) if isinstance(law, LowRank) else np.full(layer.neurons, math.nan)
         over = [float(v.sum() / bounds.bound.sum() - 1) for v in (soft, values, best)]
         worst = float((soft / bounds.bound - 1).max())
-        yield Point(layer.problem, layer.setting, name, step, over[0], worst, over[1], over[2])
+        yield Point(layer.problem, layer.setting, name, step, passes, over[0], worst, over[1], over[2])
 
 
-def _method(name: str, rank: int) -> Method:
-    if name == STE:
-        return methods.make("ste", lr=RATES[STE])
+def _low_rank(name: str, rank: int) -> Method:
     method = methods.make("lowrank-sdp", estimator="smooth", rank=rank, lr=RATES[name], momentum=MOMENTA[name])
     if name == DRAWN:
         return method

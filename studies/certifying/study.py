@@ -15,7 +15,7 @@ from studies.runner import executors
 
 @dataclass(frozen=True)
 class Size:
-    """neurons: of a layer, at most. seconds: CPU seconds of a method on a layer, its tuning at least. gap: certified,
+    """neurons: of a layer, at most. seconds: CPU seconds of a method on a layer, after its tuning. gap: certified,
     relative, of each neuron. link_steps: of each run of the link, on layers of at most `link_largest` weights (its
     cubature takes sqrt(8 n) passes a step). names: of the methods; None: every one that can. seed: of everything drawn.
     restarts: see `training.train`.
@@ -87,7 +87,9 @@ def certified(layer: Layer, size: Size) -> Certified:
     answers += [train(name) for name in names]
     points = []
     if layer.n <= size.link_largest:
-        points = list(link.curves(layer, bracket, seed=size.seed, steps=size.link_steps))
+        tuned = next((answer for answer in answers if answer.entry == link.STE), None) or train(link.STE)
+        assert tuned.factor is not None, "what is trained has a rate"
+        points = list(link.curves(layer, bracket, tuned.factor, seed=size.seed, steps=size.link_steps))
     return Certified(layer.name, layer.about, list(rows.rows(layer, bracket, answers)), points)
 
 

@@ -2,7 +2,9 @@
 
 The product's loop runs them. Full batch, on the QR-reduced inputs: the same loss at a fraction of the work. Restarts
 are further rows of the one law. Every method is tuned alike: decades of its rate around its default, further on while
-the best is at an end, then restarts at the best until its seconds are spent; every look counts for "best of run".
+the best is at an end; what tuning takes is not limited. Then it is started anew at the best rate for as many seconds as
+every other method. Rates are judged by what is reported: the best of all looks; final weights by the rate best for
+them.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ def train(
 ) -> Answer:
     """Tune and train the method `name` on all neurons of a layer at once.
 
-    seconds: of CPU time, until which the best rate is started anew (tuning is done in any case). restarts: this many,
-    whatever they take; None: by the seconds. noise: the residual sums of squares that the loss takes for noise.
+    seconds: of CPU time, after tuning, for which the best rate is started anew. restarts: this many instead, whatever
+    they take; None: by the seconds. noise: the residual sums of squares that the loss takes for noise.
     """
     started = time.process_time()
 
@@ -77,8 +79,9 @@ def train(
         return _run(name, layer, 10.0**decade, noise, seed, again)
 
     runs = _tuned(lambda decade: run(decade, 0))
-    chosen, again = _best(runs), 0
-    while time.process_time() - started < seconds if restarts is None else again < restarts:
+    chosen, steady, again = _best(runs), _steady(runs), 0
+    tuned = time.process_time()
+    while time.process_time() - tuned < seconds if restarts is None else again < restarts:
         again += 1
         runs[chosen] += [found for found in [run(chosen, again)] if found is not None]
     spent = time.process_time() - started
@@ -89,10 +92,22 @@ def train(
         name,
         layer.values(signs),
         spent,
-        last=np.concatenate([run.last for run in runs[chosen]]).mean(0),
+        last=np.concatenate([run.last for run in runs[steady]]).mean(0),
         polished=layer.values(one_opt(layer, signs)),
         note=f"x{10.0**chosen:g}, {RESTARTS * len(every)} runs",
+        factor=10.0**chosen,
     )
+
+
+def at_rate(name: str, factor: float) -> Method:
+    """The method at `factor` times its default rate. Raises ValueError where it has none, or refuses that one."""
+    signature = methods.signature(name)
+    rate = next((key for key in RATES if key in signature), None)
+    if rate is None:
+        if factor != 1:
+            raise ValueError(f"{name} has no rate to tune")
+        return methods.make(name)
+    return methods.make(name, **{rate: factor * signature[rate].default})
 
 
 def _tuned(run: Callable[[int], _Trained | None]) -> dict[int, list[_Trained]]:
@@ -112,6 +127,11 @@ def _tuned(run: Callable[[int], _Trained | None]) -> dict[int, list[_Trained]]:
 
 
 def _best(runs: dict[int, list[_Trained]]) -> int:
+    """The decade whose best looks are best, summed over the layer: what is reported."""
+    return min(runs, key=lambda decade: float(runs[decade][0].best.sum()))
+
+
+def _steady(runs: dict[int, list[_Trained]]) -> int:
     """The decade whose final weights are best, over the layer, on average."""
     return min(runs, key=lambda decade: float(runs[decade][0].last.sum(1).mean()))
 
@@ -129,7 +149,7 @@ def _unable(method: Method) -> str | None:
 def _run(name: str, layer: Layer, factor: float, noise: ndarray, seed: int, again: int) -> _Trained | None:
     """RESTARTS runs side by side at `factor` times the default rate; None where the method refuses that rate."""
     try:
-        method = _at(name, factor)
+        method = at_rate(name, factor)
     except ValueError:  # a rate beyond what the method allows is no candidate
         return None
     parts = ("certify", layer.name, seed, again)
@@ -166,17 +186,6 @@ def _steps(run: Run) -> Iterator[float]:
         loss = run.step()
         if done % LOOK_EVERY == 0 or done == run.budget.steps:
             yield float(loss)
-
-
-def _at(name: str, factor: float) -> Method:
-    """The method at `factor` times its default rate; without `prepare`, where a budget share would train another."""
-    signature = methods.signature(name)
-    rate = next((key for key in RATES if key in signature), None)
-    if rate is None:
-        if factor != 1:
-            raise ValueError(f"{name} has no rate to tune")
-        return methods.make(name)
-    return methods.make(name, **{rate: factor * signature[rate].default})
 
 
 def squared_loss(

@@ -2,7 +2,9 @@ import io
 import json
 import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +131,25 @@ def test_bounds_are_proven_and_ordered_from_floor_over_box_and_relaxation_to_the
     assert (found.relaxed - found.bound <= 1e-5 * np.maximum(made.scale**2, found.relaxed)).all()
 
 
+def test_bounds_step_down_four_units_from_what_is_rounded_to_the_neurons_units(small: tuple, monkeypatch) -> None:
+    made, found = small
+    told = np.array([1.0, 3.0, -1.0])[: made.neurons]
+    solved = SimpleNamespace(bound=told, value=told, proven=np.ones(3, bool), factor=found.factor)
+    monkeypatch.setattr(bounds, "solve_batch", lambda *arguments, **options: solved)
+    stepped = bounds.bounds(made, gap=1e-5).bound
+    for scale, bound, below in zip(made.scale, told, stepped, strict=True):
+        exact = Fraction(float(scale)) ** 2 * Fraction(float(bound))  # scale^2 and the product are rounded: 2 units
+        unit = Fraction(float(np.spacing(abs(below))))
+        assert 2 * unit <= exact - Fraction(float(below)) <= 6 * unit
+
+
+def test_seconds_of_rounding_count_those_of_its_relaxation(small: tuple) -> None:
+    made, found = small
+    answers = {a.entry: a for a in heuristics.answers(made, replace(found, seconds=1000.0))}
+    for entry, answer in answers.items():
+        assert (answer.seconds >= 1000.0) == (entry in heuristics.ROUNDED)
+
+
 # rules
 
 
@@ -236,6 +257,42 @@ def test_tuning_ends_where_a_method_refuses_a_rate() -> None:
     assert sorted(training._tuned(run)) == [-2, -1, 0, 1]
 
 
+def trained(best: float, last: float) -> training._Trained:
+    return training._Trained(np.ones((1, 9)), np.array([best]), np.array([[last]]))
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
+    """A method whose best looks are best at a tenth of its rate and whose final weights at the rate; runs take 1 s."""
+    ran: list[tuple[float, int]] = []
+    clock = [0.0]
+
+    def run(name: str, made: Layer, factor: float, noise: ndarray, seed: int, again: int) -> training._Trained:
+        ran.append((factor, again))
+        clock[0] += 1
+        return {0.1: trained(1, 9), 1.0: trained(2, 3)}.get(factor, trained(5, 7))
+
+    monkeypatch.setattr(training, "_run", run)
+    monkeypatch.setattr(training.time, "process_time", lambda: clock[0])
+    return ran
+
+
+def test_rate_is_chosen_by_the_best_of_run_and_final_weights_have_their_own(rates: list) -> None:
+    made = layer(neurons=1)
+    answer = training.train("ste", made, seconds=0.0, noise=made.floors(), restarts=2)
+    assert [run for run in rates if run[1]] == [(0.1, 1), (0.1, 2)]
+    assert answer.factor == 0.1 and answer.note.startswith("x0.1,")
+    assert answer.last.tolist() == [3.0]  # at the rate itself; 9 at a tenth
+
+
+def test_restarts_have_all_the_seconds_after_tuning(rates: list) -> None:
+    made = layer(neurons=1)
+    answer = training.train("ste", made, seconds=3.0, noise=made.floors())
+    tuning = [run for run in rates if not run[1]]
+    assert len(tuning) == 4  # three decades, and one beyond the best, which is the lowest
+    assert len(rates) - len(tuning) == 3 and answer.seconds == len(rates)
+
+
 # the link
 
 
@@ -266,12 +323,30 @@ def test_no_unit_rows_are_below_the_certified_bound(small: tuple) -> None:
 
 def test_low_rank_training_reaches_the_certified_value_and_signs_stay_above(small: tuple) -> None:
     made, found = small
-    points = list(link.curves(made, found, steps=200))
+    points = list(link.curves(made, found, 1.0, steps=200))
     ends = {name: [p for p in points if p.run == name][-1] for name in (link.EXACT, link.DRAWN, link.STE)}
     assert link.reached([ends[link.EXACT]])
     assert 0 <= ends[link.EXACT].relaxed < ends[link.DRAWN].relaxed
     assert ends[link.STE].best >= every_value(made).min(0).sum() / found.bound.sum() - 1 - 1e-9
     assert math.isnan(ends[link.STE].relaxed)
+    rank = math.ceil(math.sqrt(2 * (made.n + 1)))
+    assert [ends[name].passes for name in link.RUNS] == [2 * rank, 1, 1]
+
+
+def test_ste_of_the_link_has_the_tuned_rate(small: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = link.at_rate
+    monkeypatch.setattr(link, "at_rate", lambda name, factor: asked.append((name, factor)) or real(name, factor))
+    made, found = small
+    list(link.curves(made, found, 0.01, steps=2))
+    assert asked == [("ste", 0.01)]
+    heard = []
+    monkeypatch.setattr(link, "curves", lambda layer, bracket, factor, **rest: heard.append(factor) or [])
+    answer = Answer("ste", made.values(np.ones((made.neurons, made.n))), 0.0, factor=0.001)
+    monkeypatch.setattr(training, "train", lambda name, **rest: answer)
+    for names in (("ste",), ()):
+        study.certified(made, replace(ONCE, names=names))
+    assert heard == [0.001, 0.001]
 
 
 # rows
@@ -372,7 +447,7 @@ def test_quick_study_proves_every_bound_and_writes_rows_tables_and_figures(quick
     assert {row["layer"] for row in found} == {"labels", "first layer", "last layer"}
     assert all(row["proven"] and row["bound"] <= row["value"] for row in found)
     assert {row["entry"] for row in found} >= {"ste", "exact", *heuristics.ROUNDED}
-    assert {point["run"] for point in json.loads((folder / "link.json").read_text())} == {*link.RATES}
+    assert {point["run"] for point in json.loads((folder / "link.json").read_text())} == {*link.RUNS}
     for name in ("overview.png", "certify.png", "link.png"):
         assert (folder / name).stat().st_size > 20_000
     assert json.loads((folder / "manifest.json").read_text())["command"].startswith("python -m studies.certify --quick")
