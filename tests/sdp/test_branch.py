@@ -2,13 +2,17 @@
 
 import itertools
 import math
+import time
+import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from solvers.sdp.least_squares import least_squares
 from solvers.sdp.problem import cost
-from solvers.sdp.signs.branch import _minimised, _Search, branch_and_bound
+from solvers.sdp.signs.branch import _minimised, _Node, _Search, branch_and_bound
 from solvers.sdp.signs.enumeration import enumerate_signs
 from solvers.sdp.signs.triangles import NONE, TURNS, Triangles, raised, violated
 
@@ -91,6 +95,124 @@ def test_a_time_limit_leaves_a_valid_interval() -> None:
     assert found.status == ("optimal" if found.proven else "time_limit")
 
 
+DIAGONALS = {"tenths": 0.1, "thirds": 1e6 / 3, "large": 3.3e5, "larger": 1e16 + 2, "vast": 1e17}
+
+
+def with_diagonal(kind: str, diagonal: float, seed: int) -> np.ndarray:
+    """9 rows of integers or reals, a diagonal far larger or of other fractions."""
+    C = np.triu(matrix(9, seed, kind), 1)
+    C += C.T
+    C[0, 0] = diagonal
+    if diagonal < 1e7:
+        np.fill_diagonal(C, diagonal)
+    return C
+
+
+def targets_far_away(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((40, 8))
+    return least_squares(X, 1e6 + X @ rng.choice([-1.0, 1.0], 8) + 0.1 * rng.standard_normal(40))
+
+
+def cases() -> dict[str, np.ndarray]:
+    kinds = itertools.product(("integers", "reals"), DIAGONALS, range(4))
+    found = {f"{kind} {name} {seed}": with_diagonal(kind, DIAGONALS[name], seed) for kind, name, seed in kinds}
+    return found | {f"far {seed}": targets_far_away(seed) for seed in range(4)}
+
+
+def minimum(oracle, C: np.ndarray) -> Fraction:
+    """Of x'Cx, exactly: beside a large diagonal the oracle's own float64 could not tell vectors apart."""
+    return oracle.optimum(C - np.diag(np.diag(C)))[0] + oracle.total(np.diag(C))
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_proven_bound_is_below_the_exact_minimum_whatever_the_diagonal(oracle, case: str) -> None:
+    C = cases()[case]
+    found, least = branch_and_bound(C), minimum(oracle, C)
+    assert found.proven and Fraction(found.bound) <= least
+    assert found.bound >= found.value - 1e-9 * max(1.0, abs(found.value))
+
+
+def test_a_leaf_takes_what_rounding_costs_off_its_bound(oracle) -> None:
+    """Values of reals, rounded: some above the exact minimum, and no bound is."""
+    above = 0
+    for seed in range(30):
+        C = matrix(7, seed, "reals")
+        found, least = branch_and_bound(C), minimum(oracle, C)
+        assert Fraction(found.bound) <= least
+        above += Fraction(math.nextafter(found.value, -math.inf)) > least
+    assert above  # so that the value, and one ulp less, are no bounds
+
+
+def test_summed_entries_differ_from_exact_ones_by_less_than_the_rounding_taken_off(oracle) -> None:
+    rng = np.random.default_rng(0)
+    C = matrix(8, 1, "reals") / 3
+    search = _Search(cost(C), 0.0, 0)
+    exact = np.ldexp(C, -search.exponent)
+    np.fill_diagonal(exact, 0.0)
+    worst = Fraction(0)
+    for seed in range(20):
+        group, signs = np.array([0, 1, 2, 3, 4, 0, 1, 2]), np.sign(rng.standard_normal(8))
+        small = search._summed(_Node(0.0, 0, group, signs, np.ones((5, 1)), NONE))
+        triangles = every(5).chosen(rng.random(40) < 0.5)
+        triangles = Triangles(triangles.triples, triangles.turns, rng.random(len(triangles.triples)))
+        z = np.sign(rng.standard_normal(5))
+        given = oracle.value(triangles.taken_off(small.off), z) + oracle.total(small.diagonal)
+        left = triangles.turns * np.stack(
+            [
+                z[a] * z[b]
+                for a, b in (triangles.triples.T[[0, 1]], triangles.triples.T[[0, 2]], triangles.triples.T[[1, 2]])
+            ],
+            axis=1,
+        )
+        taken = sum(
+            (Fraction(m) * int(t) for m, t in zip(triangles.multipliers, left.sum(axis=1), strict=True)), Fraction(0)
+        )
+        difference = abs(given - (oracle.value(exact, signs * z[group]) - taken))
+        assert difference <= Fraction(search._rounding(triangles)), seed
+        worst = max(worst, difference)
+    assert worst > 0
+
+
+@pytest.mark.parametrize("exponent", [-1070, -1020, 300, 900])
+@pytest.mark.parametrize("kind", ["integers", "reals"])
+def test_a_power_of_two_in_the_cost_is_one_in_the_answer(kind: str, exponent: int) -> None:
+    C = matrix(22, 11, kind)
+    scaled = np.ldexp(C, exponent)
+    began = time.perf_counter()
+    one, other = branch_and_bound(C), branch_and_bound(scaled, time_limit=60.0)
+    assert time.perf_counter() - began < 30
+    assert other.proven and other.value == cost(scaled).value(other.signs)
+    if kind == "integers":  # below 2^5 times 2^-1070 is exact, and so is the search
+        assert other.bound == other.value == math.ldexp(one.value, exponent)
+    elif exponent > 0:
+        assert other.value == math.ldexp(one.value, exponent)
+    else:  # entries were rounded to multiples of 2^-1074; any gap below 1e-9 is one that was asked
+        assert other.bound <= other.value <= other.bound + 1e-9
+
+
+def test_a_time_limit_ends_a_search_that_has_far_to_go() -> None:
+    rng = np.random.default_rng(12)
+    C = np.triu(rng.choice([-1.0, 1.0], (90, 90)), 1)  # hours, unless it is stopped
+    began = time.perf_counter()
+    found = branch_and_bound(C + C.T, time_limit=0.5)
+    assert found.status == "time_limit" and not found.proven and found.bound < found.value
+    assert time.perf_counter() - began < 5  # a loaded machine gets time
+
+
+def test_a_time_limit_holds_and_memory_is_quadratic_for_many_signs() -> None:
+    n = 500
+    C = np.triu(np.random.default_rng(13).integers(-5, 6, (n, n)), 1).astype(float)
+    tracemalloc.start()
+    began = time.perf_counter()
+    found = branch_and_bound(C + C.T, time_limit=1.0)
+    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.status == "time_limit" and math.isfinite(found.bound)
+    assert took < 10  # rounds with all n^3 / 6 triples would take minutes; a loaded machine gets time
+    assert peak < 400 * 8 * n * n < 8 * n**3 / 6 * 10  # ten numbers a triple would be 1.6 GB
+
+
 def test_bounds_of_nodes_are_no_larger_than_what_they_contain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bound proven on the way, against the enumerated minimum of its node."""
     C = matrix(20, 9)
@@ -133,6 +255,17 @@ def test_violated_ones_are_those_a_search_of_all_finds() -> None:
     wanted = excess[excess < -0.02][:21]
     assert len(wanted) > 5
     assert np.allclose(np.sort(violated(V @ V.T).excess(V @ V.T)), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 50])
+def test_looking_at_some_triples_at_a_time_finds_the_same_ones(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    kind = np.resize([0, 1, 2], 12)  # three vectors at 120 degrees: 64 triples of one of each, violated alike
+    X = np.where(kind == kind[:, None], 1.0, -0.5)
+    whole = violated(X)
+    monkeypatch.setattr("solvers.sdp.signs.triangles.AT_ONCE", at_once)
+    some = violated(X)
+    assert len(whole.triples) == 36
+    assert np.array_equal(whole.triples, some.triples) and np.array_equal(whole.turns, some.turns)
 
 
 def test_moved_into_the_cost_they_take_off_what_they_say() -> None:

@@ -12,6 +12,7 @@ import heapq
 import math
 import time
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,9 @@ ENUMERATED = 18  # groups, up to which a node is enumerated: under a millisecond
 ROOT_ROUNDS, ROUNDS = 120, 25  # of multipliers of triangles, at the root and at other nodes
 RESIDUAL = 3e-3  # of a node's descents, relative, while multipliers move
 CLOSER = (1e-4, 3e-6)  # for a proof: first, and where that does not end a node that it should
+PIECE = 50  # iterations between looks at the clock
+SAFETY = 0.99  # share of the gap asked that ends a node, so that the last roundings cannot exceed it
+ROUNDED_GAP = 1e-9  # asked at least, where sums of entries round
 SURPLUS = 0.05  # of a step between values of x'Cx, or of twice the gap: how far above its target a bound is aimed
 
 Ending = Literal["optimal", "time_limit", "rounding"]
@@ -56,14 +60,17 @@ def branch_and_bound(C: Matrix | Cost, *, gap: float = 0.0, time_limit: float | 
     """Minimise x'Cx over signs until value - bound <= gap * max(1, |value|); meant for n up to about 60.
 
     Bounds are raised to the next value that x'Cx can take (`next_attainable`). Where sums of entries round, what that
-    costs is taken off the bound, and gap=0.0 means 1e-9. time_limit: seconds; the interval proven by then is returned.
+    costs is taken off the bound, and gap=0.0 means 1e-9; so it does where float64 cannot hold the least value.
+    time_limit: seconds; the interval proven by then is returned. The step in progress is finished: one search of 100 n
+    flips, one descent or one factorisation. Memory is of order n^2 and what is kept of every open node.
     Deterministic for a seed where no limit interferes. Raises ValueError.
     """
     if not 0 <= gap < math.inf:
         raise ValueError(f"gap={gap}; it must be a number >= 0, 0 for the exact minimum")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit={time_limit}; it must be positive seconds, or None for none")
-    return _Search(C if isinstance(C, Cost) else cost(C), gap, seed).run(time_limit or math.inf)
+    ends = math.inf if time_limit is None else time.perf_counter() + time_limit
+    return _Search(C if isinstance(C, Cost) else cost(C), gap, seed, ends).run()
 
 
 @dataclass(order=True)
@@ -77,34 +84,76 @@ class _Node:
 
 
 class _Search:
-    def __init__(self, of: Cost, gap: float, seed: int) -> None:
-        self.started = time.perf_counter()
-        self.of, self.seed, self.nodes, self.pruned = of, seed, 0, math.inf
-        self.off: np.ndarray = of.off if isinstance(of.off, np.ndarray) else of.off.toarray()
+    """On C without its diagonal, scaled by a power of two to a largest entry in [1, 2): values and bounds inside are
+    of that. Scaling is exact but where entries are 2^-1074 of the largest, far below what `_rounding` counts; the
+    diagonal, a constant, joins the bound at the end, by one outward rounding."""
+
+    def __init__(self, whole: Cost, gap: float, seed: int, ends: float = math.inf) -> None:
+        self.started, self.ends = time.perf_counter(), ends
+        self.whole, self.seed, self.nodes, self.pruned = whole, seed, 0, math.inf
+        given: np.ndarray = whole.off if isinstance(whole.off, np.ndarray) else whole.off.toarray()
+        self.exponent = int(np.frexp(np.abs(given).max())[1]) - 1
+        self.off = np.ldexp(given, -self.exponent)
+        self.of = Cost(self.off, np.zeros(whole.n), 0.0)
         self.open: list[_Node] = []
         self.kept, self.total = 0, math.fsum(np.abs(self.off).ravel())
-        grid = lattice(of)
+        grid = lattice(self.of)
         divisor = float(grid[1] / 4) if grid is not None and grid[1] else 0.0
         self.step = 4 * divisor
         # Multipliers are multiples of a power of two, so that integers stay exact in float64.
-        unit = divisor or 1e-6 * self.total / of.n or 1.0
+        unit = divisor or 1e-6 * self.total / whole.n or 1.0
         self.quantum = 2.0 ** (math.frexp(unit)[1] - 12)
         self.exact = grid is not None and math.fmod(divisor, self.quantum / 2) == 0
-        self.gap = gap if self.exact else max(gap, 1e-9)
+        self.gap = max(gap, ROUNDED_GAP) if self._rounding(NONE) else gap
 
-    def run(self, seconds: float) -> Branched:
-        root = solve(self.off, gap=1e-3, seed=self.seed)
-        known = root.bound if root.proven else -math.inf
-        bound = next_attainable(below(np.array([known, *self.of.diagonal])), self.of)
-        found = round(root.factor, self.of, seed=self.seed, seconds=seconds, bound=bound)
-        self.signs, self.value = found.signs, found.value
-        self._keep(bound, np.arange(self.of.n), np.ones(self.of.n), root.factor, NONE)
-        while self.open and time.perf_counter() - self.started < seconds:
+    def run(self) -> Branched:
+        root = solve(self.off, gap=1e-3, seed=self.seed, time_limit=self._half() if self.ends < math.inf else None)
+        known = next_attainable(root.bound, self.of) if root.proven else -math.inf
+        found = round(root.factor, self.of, seed=self.seed, seconds=self._half(), bound=known)
+        self._improve(found.signs, found.value)
+        self._keep(known, np.arange(self.of.n), np.ones(self.of.n), root.factor, NONE)
+        while self.open and self._left() > 0:
             self._visit(heapq.heappop(self.open))
-        least = min([self.value, self.pruned, *(node.bound for node in self.open)])
-        proven = self.value - least <= self.gap * max(1.0, abs(self.value))
-        status: Ending = "time_limit" if self.open else "optimal" if proven else "rounding"
-        return Branched(self.signs, self.value, least, proven, self.nodes, status, time.perf_counter() - self.started)
+        found_least = self._lower(self.value, self._rounding(NONE))
+        return self._answer(min([found_least, self.pruned, *(node.bound for node in self.open)]))
+
+    def _answer(self, least: float) -> Branched:
+        """What the search proved, of all of C. least: a lower bound of the scaled problem."""
+        value = self.whole.value(self.signs)
+        bound = min(value, self._unscaled(least))  # the value may have been rounded downwards
+        gap = self.gap if self._is_exact(value) else max(self.gap, ROUNDED_GAP)
+        proven = value - bound <= gap * max(1.0, abs(value))
+        status: Ending = "optimal" if proven else "time_limit" if self.open else "rounding"
+        return Branched(self.signs, value, bound, proven, self.nodes, status, time.perf_counter() - self.started)
+
+    def _unscaled(self, least: float) -> float:
+        """A bound of x'Cx from one of the scaled problem."""
+        with np.errstate(over="ignore", under="ignore"):
+            back = float(np.ldexp(least, self.exponent))
+        if not math.isfinite(back):
+            return -math.inf
+        if Fraction(back) > Fraction(least) * Fraction(2) ** self.exponent:
+            back = math.nextafter(back, -math.inf)
+        return next_attainable(below(np.array([back, *self.whole.diagonal])), self.whole)
+
+    def _is_exact(self, value: float) -> bool:
+        """Whether no sum was rounded on the way to the value of the signs found."""
+        diagonal = sum(map(Fraction, self.whole.diagonal.tolist()), Fraction(0))
+        scaled = Fraction(self.value) * Fraction(2) ** self.exponent
+        return not self._rounding(NONE) and Fraction(value) == scaled + diagonal
+
+    def _left(self) -> float:
+        return self.ends - time.perf_counter()
+
+    def _half(self) -> float:
+        """Of the seconds left, for a step that others follow."""
+        return max(0.5 * self._left(), 1e-3)
+
+    def _improve(self, signs: np.ndarray, value: float) -> None:
+        self.signs, self.value = signs, value
+        with np.errstate(over="ignore", under="ignore"):
+            size = max(1.0, abs(self.whole.value(signs)))
+            self.allowed = float(np.ldexp(SAFETY * self.gap * size, -self.exponent))
 
     def _keep(
         self, bound: float, group: np.ndarray, signs: np.ndarray, factor: np.ndarray, triangles: Triangles
@@ -118,7 +167,7 @@ class _Search:
 
     def _target(self) -> float:
         """A bound that ends a node."""
-        return self.value - self.gap * max(1.0, abs(self.value))
+        return self.value - self.allowed
 
     def _visit(self, node: _Node) -> None:
         if node.bound >= self._target():  # the value has fallen since
@@ -137,7 +186,7 @@ class _Search:
             self._keep(bound, *child)
 
     def _summed(self, node: _Node) -> Cost:
-        """C over the groups; its diagonal, and that of C, are in `diagonal`."""
+        """C over the groups; its diagonal is what each group is worth by itself."""
         m = len(node.factor)
         P = np.zeros((self.of.n, m))
         P[np.arange(self.of.n), node.group] = node.signs
@@ -145,23 +194,26 @@ class _Search:
         M = np.tril(M) + np.tril(M, -1).T  # rounding may have made it asymmetric
         diagonal = M.diagonal().copy()
         np.fill_diagonal(M, 0.0)
-        return Cost(M, diagonal, math.fsum(diagonal) + self.of.constant)
+        return Cost(M, diagonal, math.fsum(diagonal))
 
     def _leaf(self, node: _Node, small: Cost) -> None:
         found = enumerate_signs(small)
         signs = (node.signs * found.signs[node.group]).astype(np.int8)
         value = self.of.value(signs)
         if value < self.value:
-            self.signs, self.value = signs, value
-        self.pruned = min(self.pruned, value - rounding(small) - 2 * self._rounding(NONE))
+            self._improve(signs, value)
+        self.pruned = min(self.pruned, self._lower(value, rounding(small), 2 * self._rounding(NONE)))
+
+    def _lower(self, value: float, *rounded: float) -> float:
+        """A bound of x'Cx from a value that rounding may have made too large by the sum of `rounded`."""
+        return next_attainable(below(np.array([value, *(-part for part in rounded)])), self.of)
 
     def _bounded(self, small: Cost, node: _Node) -> tuple[float, Raised]:
         """A bound of x'Cx in the node, and the relaxation it came from."""
-        target = self._target() - self.of.constant - float(small.diagonal.sum())  # in terms of <off, X>
-        allowed = self.gap * max(1.0, abs(self.value))
-        target += SURPLUS * max(self.step, 2 * allowed, 0.0 if self.step else 1e-3 * abs(target)) - self.step
+        target = self._target() - float(small.diagonal.sum())  # in terms of <off, X>
+        target += SURPLUS * max(self.step, 2 * self.allowed, 0.0 if self.step else 1e-3 * abs(target)) - self.step
         rounds = ROUNDS if self.nodes > 1 else ROOT_ROUNDS
-        found = raised(small.off, node.triangles, node.factor, _minimised, target=target, rounds=rounds)
+        found = raised(small.off, node.triangles, node.factor, _minimised, target=target, rounds=rounds, ends=self.ends)
         triangles = found.triangles.chosen(found.triangles.multipliers > self.quantum)
         whole = np.floor(triangles.multipliers / self.quantum) * self.quantum
         triangles = replace(triangles, multipliers=whole)
@@ -174,11 +226,13 @@ class _Search:
         descent, bounder = Descent(shifted, factor), Bounder(shifted)
         bound = -math.inf
         for residual in CLOSER if end else CLOSER[:1]:
-            descent.run(500, residual=residual)
-            proof = bounder.last_resort(descent, residual * abs(descent.value), math.inf)
-            terms = [np.array([proof.bound, -self._rounding(triangles)]), self.of.diagonal, -triangles.multipliers]
-            bound = next_attainable(below(np.concatenate(terms)), self.of)
-            if bound >= self._target():
+            for _ in range(500 // PIECE):
+                if descent.residual > residual and not descent.stalled and self._left() > 0:
+                    descent.run(PIECE, residual=residual)
+            proof = bounder.last_resort(descent, residual * abs(descent.value), self._left())
+            terms = [np.array([proof.bound, -self._rounding(triangles)]), -triangles.multipliers]
+            bound = max(bound, next_attainable(below(np.concatenate(terms)), self.of))
+            if bound >= self._target() or self._left() <= 0:
                 break
         return bound
 

@@ -9,13 +9,16 @@ Mathematical Programming 87), which needs nothing but its minimisers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 TURNS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])  # of the pairs ij, ik, jk
 VIOLATION = 0.02  # from which an inequality is taken in
+AT_ONCE = 2**18  # triples looked at together, or those of one index: memory is of order n^2
 SEPARATED = 5  # rounds between looks for violated inequalities, at most 3 n of them
 WEIGHT = 0.1  # of the latest minimiser in the mean that stands for X
 LONGER, SHORTER = 1.1, 0.9  # steps after a round that raised the bound, and after one that did not
@@ -68,13 +71,23 @@ class Triangles:
 NONE = Triangles(np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3)), np.zeros(0))
 
 
-def violated(X: np.ndarray) -> Triangles:
-    """The 3 n inequalities that X violates most, if by more than `VIOLATION`, with multipliers 0."""
-    triples = _triples(len(X))
-    excess = (_edges(X, triples) @ TURNS.T + 1.0).ravel()
-    chosen = np.flatnonzero(excess < -VIOLATION)
-    chosen = chosen[np.argsort(excess[chosen], kind="stable")[: 3 * len(X)]]
-    return Triangles(triples[chosen // 4], TURNS[chosen % 4], np.zeros(len(chosen)))
+def violated(X: np.ndarray, ends: float = math.inf) -> Triangles:
+    """The 3 n inequalities that X violates most, if by more than `VIOLATION`, with multipliers 0.
+
+    ends: a time of `time.perf_counter`; triples not looked at by then are left out.
+    """
+    most, triples, turns, excess = 3 * len(X), NONE.triples, NONE.turns, np.zeros(0)
+    for some in _triples(len(X)):
+        found = (_edges(X, some) @ TURNS.T + 1.0).ravel()
+        new = np.flatnonzero(found < (excess[-1] if len(excess) == most else -VIOLATION))
+        excess = np.concatenate([excess, found[new]])
+        order = np.argsort(excess, kind="stable")[:most]
+        excess = excess[order]
+        triples = np.concatenate([triples, some[new // 4]])[order]
+        turns = np.concatenate([turns, TURNS[new % 4]])[order]
+        if time.perf_counter() > ends:
+            break
+    return Triangles(triples, turns, np.zeros(len(triples)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +104,30 @@ Minimiser = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]  # off,
 
 
 def raised(
-    off: np.ndarray, triangles: Triangles, factor: np.ndarray, minimise: Minimiser, *, target: float, rounds: int
+    off: np.ndarray,
+    triangles: Triangles,
+    factor: np.ndarray,
+    minimise: Minimiser,
+    *,
+    target: float,
+    rounds: int,
+    ends: float = math.inf,
 ) -> Raised:
-    """At most `rounds` rounds of the volume algorithm on min <off - sum m_t A_t, X> - sum m_t, towards `target`."""
+    """At most `rounds` rounds of the volume algorithm on min <off - sum m_t A_t, X> - sum m_t, towards `target`.
+
+    ends: a time of `time.perf_counter`, after which no round begins.
+    """
     value, start = minimise(triangles.taken_off(off), factor)
     value -= float(triangles.multipliers.sum())
     best = Raised(triangles, value, start, start @ start.T)
     factor, step, since = start, FIRST_STEP, 0
     for turn in range(rounds):
-        if best.value >= target or since > rounds // 4 + SEPARATED:
+        if best.value >= target or since > rounds // 4 + SEPARATED or time.perf_counter() > ends:
             break
         if turn % SEPARATED == 0:
             slack = best.triangles.excess(best.mean)
             kept = best.triangles.chosen((best.triangles.multipliers > 0) | (slack < 0))
-            best = replace(best, triangles=kept.joined(violated(best.mean)))
+            best = replace(best, triangles=kept.joined(violated(best.mean, ends)))
         tried = _stepped(best, step * (target - best.value))
         value, factor = minimise(tried.taken_off(off), factor)
         value -= float(tried.multipliers.sum())
@@ -130,10 +153,22 @@ def _edges(X: np.ndarray, triples: np.ndarray) -> np.ndarray:
     return np.stack([X[i, j], X[i, k], X[j, k]], axis=1)
 
 
-def _triples(n: int) -> np.ndarray:
-    """All i < j < k."""
-    i, j = np.triu_indices(n, 1)
-    later = n - 1 - j
+def _triples(n: int) -> Iterator[np.ndarray]:
+    """All i < j < k in order, some at a time."""
+    i = np.arange(n)
+    until = np.cumsum((n - 1 - i) * (n - 2 - i) // 2)
+    first = 0
+    while first < n - 2:
+        before = until[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(until, before + AT_ONCE, side="right")))
+        i, j = _pairs(np.arange(first, last), n)
+        at, k = _pairs(j, n, np.arange(len(j)))
+        yield np.stack([i[at], j[at], k], axis=1)
+        first = last
+
+
+def _pairs(of: np.ndarray, n: int, named: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Each of `of`, or its name, beside every later index."""
+    later = n - 1 - of
     first = np.repeat(np.cumsum(later) - later, later)
-    k = np.repeat(j + 1, later) + np.arange(int(later.sum())) - first
-    return np.stack([np.repeat(i, later), np.repeat(j, later), k], axis=1)
+    return np.repeat(of if named is None else named, later), np.repeat(of + 1, later) + np.arange(later.sum()) - first
