@@ -2,9 +2,11 @@
 
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from jaxtyping import TypeCheckError
 
 from solvers.sdp.moments import gw_moments
@@ -127,6 +129,34 @@ def test_a_limit_in_seconds_ends_the_search() -> None:
     assert time.perf_counter() - began < 20  # all flips would take days; a loaded machine gets time
 
 
+def test_a_limit_in_seconds_ends_the_drawing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solvers.sdp.signs.rounding.AT_ONCE", 4000)
+    C, V = sp.diags_array(np.ones(3999), offsets=1, shape=(4000, 4000)), factor(4000)
+    began = time.perf_counter()
+    round(V, C + C.T, 10**7, "descent", seconds=0.1)
+    assert time.perf_counter() - began < 20  # all draws would take days; a loaded machine gets time
+
+
+@pytest.mark.parametrize("local", LOCAL)
+def test_drawing_some_at_a_time_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch, local: str) -> None:
+    C, V = graph(40, 9), factor(40)
+    whole = round(V, C, 33, local, flips=8000)
+    monkeypatch.setattr("solvers.sdp.signs.rounding.AT_ONCE", 300)
+    some = round(V, C, 33, local, flips=8000)
+    assert np.array_equal(whole.signs, some.signs) and whole.value == some.value
+
+
+def test_memory_of_many_hyperplanes_is_of_the_order_of_the_signs() -> None:
+    n = 200_000
+    C, V = sp.diags_array(np.ones(n - 1), offsets=1, shape=(n, n)), np.ones((n, 2))
+    problem = cost(C + C.T)
+    tracemalloc.start()
+    round(V, problem, 200, "none")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * n < 200 * n  # bytes; a byte a sign drawn would be 200 n
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_smallest_problems_are_solved(n: int) -> None:
     C = 2 * np.ones((n, n)) - np.diag(np.arange(n))
@@ -150,6 +180,33 @@ def test_zero_rows_of_a_factor_round_to_plus_one() -> None:
 )
 def test_what_cannot_be_rounded_is_refused_by_name(wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
+        round(**{"factor": np.ones((4, 1)), "C": np.zeros((4, 4))} | wrong)
+
+
+def test_a_solution_stands_for_its_factor() -> None:
+    C = graph(20, 10)
+    solution = solve(C)
+    assert np.array_equal(round(solution, C, 3).signs, round(solution.factor, C, 3).signs)
+    assert np.array_equal(gw_moments(solution), gw_moments(solution.factor))
+
+
+@pytest.mark.parametrize("given", [np.ones(4), np.ones((4, 1, 1))])
+def test_a_factor_without_two_dimensions_is_refused_with_its_shape(shapes_unchecked, given: np.ndarray) -> None:
+    for refused in (lambda: round(given, np.zeros((4, 4))), lambda: gw_moments(given)):
+        with pytest.raises(ValueError, match=rf"factor must have two dimensions, .*got shape \({given.shape[0]},"):
+            refused()
+
+
+@pytest.mark.parametrize("given", [[[1.0], [1.0]], None, np.array([["a"], ["b"]])])
+def test_a_factor_that_is_no_array_of_numbers_is_refused(shapes_unchecked, given: object) -> None:
+    for refused in (lambda: round(given, np.zeros((2, 2))), lambda: gw_moments(given)):
+        with pytest.raises(TypeError, match="NumPy array of real numbers, or a Solution"):
+            refused()
+
+
+@pytest.mark.parametrize("wrong", [{"flips": 2.5}, {"n": 2.5}])
+def test_counts_that_are_no_integers_are_refused_by_name(shapes_unchecked, wrong: dict) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))}=2.5; it must be an integer"):
         round(**{"factor": np.ones((4, 1)), "C": np.zeros((4, 4))} | wrong)
 
 
