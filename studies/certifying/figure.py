@@ -95,7 +95,8 @@ def curves(found: Sequence[Certified]) -> Figure:
     """Value over the certified bound by step: low rank relaxed, on all draws or one; signs of STE."""
     columns = min(PANEL_COLUMNS, len(found))
     height = math.ceil(len(found) / columns)
-    figure = Figure((4.2 * columns, 1.1 + 2.9 * height), layout="constrained")
+    wide = columns == PANEL_COLUMNS
+    figure = Figure((4.2 * max(columns, 2), (1.3 if wide else 2.1) + 2.9 * height), layout="constrained")
     panels = list(figure.subplots(height, columns, squeeze=False).flat)
     blue, orange, green = sns.color_palette("colorblind", 3)
     for ax, layer in zip(panels, found, strict=False):
@@ -115,8 +116,8 @@ def curves(found: Sequence[Certified]) -> Figure:
     for ax in panels[::columns]:
         ax.set_ylabel("layer sum / bound - 1")
     figure.suptitle(
-        "Training on squared losses: low rank on all draws ends at the\n"
-        "certified SDP value; STE, as any signs, ends above it"
+        "Training on squared losses: low rank on all draws ends at the certified\n"
+        "SDP value; STE's signs, as any, are above it"
     )
     passes = sorted({p.passes for layer in found for p in layer.points if p.run == link.EXACT})
     costs = " to ".join(dict.fromkeys(map(str, (passes[0], passes[-1]))))
@@ -128,7 +129,7 @@ def curves(found: Sequence[Certified]) -> Figure:
         (f"{link.REACHED:g}: counts as reached", {"color": "0.5", "ls": "--"}),
     ]
     handles = [Line2D([], [], label=label, **look) for label, look in looks]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if wide else 1, frameon=False, fontsize="small")
     return figure
 
 

@@ -12,13 +12,15 @@ from studies.certifying.layers import layers
 from studies.certifying.neurons import Layer
 from studies.runner import executors
 
+QUICK_STEPS = 60
+
 
 @dataclass(frozen=True)
 class Size:
     """neurons: of a layer, at most. seconds: CPU seconds of a method on a layer, after its tuning. gap: certified,
     relative, of each neuron. link_steps: of each run of the link, on layers of at most `link_largest` weights (its
     cubature takes sqrt(8 n) passes a step). names: of the methods; None: every one that can. seed: of everything drawn.
-    restarts: see `training.train`.
+    restarts, steps: see `training.train`.
     """
 
     neurons: int = 16
@@ -29,6 +31,7 @@ class Size:
     names: tuple[str, ...] | None = None
     seed: int = 0
     restarts: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def certified(layer: Layer, size: Size) -> Certified:
         noise=descended.values,
         seed=size.seed,
         restarts=size.restarts,
+        steps=size.steps,
     )
     answers += [train(name) for name in names]
     points = []
@@ -94,5 +98,5 @@ def certified(layer: Layer, size: Size) -> Certified:
 
 
 def quick(size: Size) -> Size:
-    """A small study of the same parts, for tests: two neurons, no restarts after tuning, the link on small layers."""
-    return replace(size, neurons=min(2, size.neurons), restarts=0, link_largest=20)
+    """A small study of the same parts, to check: two neurons, short runs, no restarts, the link on small layers."""
+    return replace(size, neurons=min(2, size.neurons), restarts=0, steps=QUICK_STEPS, link_largest=20)

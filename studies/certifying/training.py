@@ -66,17 +66,25 @@ def trainable() -> tuple[list[str], list[Refused]]:
 
 
 def train(
-    name: str, layer: Layer, *, seconds: float, noise: Float[ndarray, " T"], seed: int = 0, restarts: int | None = None
+    name: str,
+    layer: Layer,
+    *,
+    seconds: float,
+    noise: Float[ndarray, " T"],
+    seed: int = 0,
+    restarts: int | None = None,
+    steps: int | None = None,
 ) -> Answer:
     """Tune and train the method `name` on all neurons of a layer at once.
 
     seconds: of CPU time, after tuning, for which the best rate is started anew. restarts: this many instead, whatever
-    they take; None: by the seconds. noise: the residual sums of squares that the loss takes for noise.
+    they take; None: by the seconds. steps: of a run; None: STEPS. noise: the residual sums of squares that the loss
+    takes for noise.
     """
     started = time.process_time()
 
     def run(decade: int, again: int) -> _Trained | None:
-        return _run(name, layer, 10.0**decade, noise, seed, again)
+        return _run(name, layer, 10.0**decade, noise, seed, again, steps or STEPS)
 
     runs = _tuned(lambda decade: run(decade, 0))
     chosen, steady, again = _best(runs), _steady(runs), 0
@@ -146,7 +154,7 @@ def _unable(method: Method) -> str | None:
     return None
 
 
-def _run(name: str, layer: Layer, factor: float, noise: ndarray, seed: int, again: int) -> _Trained | None:
+def _run(name: str, layer: Layer, factor: float, noise: ndarray, seed: int, again: int, steps: int) -> _Trained | None:
     """RESTARTS runs side by side at `factor` times the default rate; None where the method refuses that rate."""
     try:
         method = at_rate(name, factor)
@@ -155,7 +163,7 @@ def _run(name: str, layer: Layer, factor: float, noise: ndarray, seed: int, agai
     parts = ("certify", layer.name, seed, again)
     law = method.law(Size((RESTARTS * layer.neurons, layer.n)), generator(*parts, "initial"))
     inputs, targets, loss = squared_loss(layer, noise, RESTARTS)
-    budget = Budget(n_train=len(inputs), batch=len(inputs), steps=STEPS)
+    budget = Budget(n_train=len(inputs), batch=len(inputs), steps=steps)
     run = Run(
         Network(BinaryLinear(law), activation="relu"),
         replace(method, loss=loss, prepare=None),

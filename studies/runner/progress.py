@@ -42,7 +42,8 @@ class Reporting:
         self._seconds: dict[tuple[str, str], list[float]] = {}
         self.done = done
         self.total = done + len(self._waiting)
-        self._width = max((len(cell.label()) for cell in self._waiting.values()), default=0)
+        self._labels = _labels(self._waiting)
+        self._width = max(map(len, self._labels.values()), default=0)
         self._workers, self._console, self._errors, self._clock = workers, console, errors, clock
         self._live = _live_line(console, self.total, done) if console.is_terminal else None
 
@@ -63,7 +64,8 @@ class Reporting:
 
     def finished(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """The cell has its record, of whatever status."""
-        label, identity = cell.label(), _identity(cell)
+        identity = _identity(cell)
+        label = self._labels[identity]
         if (began := self._began.pop(identity, None)) is not None:
             self._seconds.setdefault((cell.problem, cell.method), []).append(self._clock() - began)
         del self._waiting[identity]
@@ -105,6 +107,28 @@ class Reporting:
 def _identity(cell: Cell) -> bytes:
     """Cells of one label may differ in settings."""
     return canonical(cell.config())
+
+
+def _labels(cells: Mapping[bytes, Cell]) -> dict[bytes, str]:
+    """What each is called: its label, and for cells of one label the settings in which they differ."""
+    alike: dict[str, list[bytes]] = {}
+    for identity, cell in cells.items():
+        alike.setdefault(cell.label(), []).append(identity)
+    named = {}
+    for label, identities in alike.items():
+        settings = [_settings(cells[identity]) for identity in identities]
+        names = dict.fromkeys(name for each in settings for name in each)
+        differing = [name for name in names if len({canonical(each.get(name)) for each in settings}) > 1]
+        for identity, each in zip(identities, settings, strict=True):
+            named[identity] = " / ".join([label, *(f"{name} {each.get(name)}" for name in differing)])
+    return named
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """All of a cell's settings by name, those of its network by "network name"."""
+    config = cell.config()
+    network = {f"network {name}": value for name, value in config.pop("network").items()}
+    return {**config.pop("hyperparameters"), **config.pop("budget"), **network, **config}
 
 
 def outcome(record: Mapping[str, Any]) -> str:

@@ -267,7 +267,9 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     ran: list[tuple[float, int]] = []
     clock = [0.0]
 
-    def run(name: str, made: Layer, factor: float, noise: ndarray, seed: int, again: int) -> training._Trained:
+    def run(
+        name: str, made: Layer, factor: float, noise: ndarray, seed: int, again: int, steps: int
+    ) -> training._Trained:
         ran.append((factor, again))
         clock[0] += 1
         return {0.1: trained(1, 9), 1.0: trained(2, 3)}.get(factor, trained(5, 7))

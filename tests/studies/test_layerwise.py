@@ -1,13 +1,18 @@
 """The layerwise study: its cells, its tables against the records, its files, its refusals."""
 
+import io
+import itertools
 import json
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
 
 from studies import layerwise
-from studies.layering import study
+from studies.layering import figure, study
 from studies.layering.study import Asked
+from studies.runner.progress import Reporting
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +86,30 @@ def test_impossible_words_end_with_usage(words, capsys):
 def test_unknown_problem_is_named(tmp_path, capsys):
     assert layerwise.main(["--problem", "mnits", "--out", str(tmp_path)]) == 2
     assert "mnist" in capsys.readouterr().err
+
+
+def test_lines_of_progress_tell_cells_of_one_method_apart():
+    cells = study.cells(Asked(problem="digits", widths=(4,), epochs=7, ste_epochs=(1, 2), seeds=(0,)))
+    said = io.StringIO()
+    record = {"status": "failed", "reason": "stopped"}
+    with Reporting(cells, done=0, workers=1, console=Console(file=said, width=200), errors=Console(file=said)) as told:
+        for cell in cells:
+            told.finished(cell, record)
+    lines = [line.split("  ")[0].partition(" digits / ")[2] for line in said.getvalue().splitlines()]
+    ways = [f"layerwise-sdp / seed 0 / signs {way}" for way in study.WAYS]
+    assert lines == ["full-precision / seed 0", *ways, "ste / seed 0 / epochs 1", "ste / seed 0 / epochs 2"]
+
+
+@pytest.mark.parametrize("seconds", [(17, 21, 25, 70, 140), (11, 19), (3, 900)])
+def test_ticks_of_seconds_do_not_overprint(seconds):
+    table = pd.DataFrame({"network": study.SCRATCH, "seconds": seconds, "accuracy": 0.9, "sd": 0.01})
+    drawn = Figure(figsize=(10, 4.2), layout="constrained")
+    axis = drawn.subplots(1, 2)[0]
+    figure._accuracy(axis, table, {study.SCRATCH: (0.0, 0.0, 0.0)})
+    drawn.canvas.draw()
+    assert not [label for label in axis.get_xticklabels(which="minor") if label.get_text()]
+    left, right = axis.bbox.intervalx
+    boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+    boxes = [box for box in boxes if left <= (box.x0 + box.x1) / 2 <= right]
+    assert len(boxes) >= 2
+    assert all(before.x1 < after.x0 for before, after in itertools.pairwise(boxes))
