@@ -144,6 +144,15 @@ def test_a_leaf_takes_what_rounding_costs_off_its_bound(oracle) -> None:
     assert above  # so that the value, and one ulp less, are no bounds
 
 
+def test_scaling_back_rounds_a_bound_downwards() -> None:
+    C = np.ldexp(matrix(7, 0, "reals"), -1028)  # 46 bits are left of a number of this size
+    np.fill_diagonal(C, 0.0)
+    search = _Search(cost(C), 0.0, 0)
+    for bound in np.random.default_rng(0).standard_normal(20):
+        exact = Fraction(bound) * Fraction(2) ** search.exponent
+        assert 0 < exact - Fraction(search._unscaled(float(bound))) < Fraction(2) ** -1073
+
+
 def test_summed_entries_differ_from_exact_ones_by_less_than_the_rounding_taken_off(oracle) -> None:
     rng = np.random.default_rng(0)
     C = matrix(8, 1, "reals") / 3
@@ -191,7 +200,19 @@ def test_a_power_of_two_in_the_cost_is_one_in_the_answer(kind: str, exponent: in
         assert other.bound <= other.value <= other.bound + 1e-9
 
 
-def test_a_time_limit_ends_a_search_that_has_far_to_go() -> None:
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a search that still minimises long after its limit, rather than wait for it."""
+    began = time.perf_counter()
+
+    def minimised(*given):
+        assert time.perf_counter() - began < 15, "the time limit is ignored"  # a loaded machine gets time
+        return _minimised(*given)
+
+    monkeypatch.setattr("solvers.sdp.signs.branch._minimised", minimised)
+
+
+def test_a_time_limit_ends_a_search_that_has_far_to_go(watched) -> None:
     rng = np.random.default_rng(12)
     C = np.triu(rng.choice([-1.0, 1.0], (90, 90)), 1)  # hours, unless it is stopped
     began = time.perf_counter()
@@ -200,7 +221,7 @@ def test_a_time_limit_ends_a_search_that_has_far_to_go() -> None:
     assert time.perf_counter() - began < 5  # a loaded machine gets time
 
 
-def test_a_time_limit_holds_and_memory_is_quadratic_for_many_signs() -> None:
+def test_a_time_limit_holds_and_memory_is_quadratic_for_many_signs(watched) -> None:
     n = 500
     C = np.triu(np.random.default_rng(13).integers(-5, 6, (n, n)), 1).astype(float)
     tracemalloc.start()

@@ -114,8 +114,7 @@ class _Search:
         self._keep(known, np.arange(self.of.n), np.ones(self.of.n), root.factor, NONE)
         while self.open and self._left() > 0:
             self._visit(heapq.heappop(self.open))
-        found_least = self._lower(self.value, self._rounding(NONE))
-        return self._answer(min([found_least, self.pruned, *(node.bound for node in self.open)]))
+        return self._answer(min([self.pruned, *(node.bound for node in self.open)]))
 
     def _answer(self, least: float) -> Branched:
         """What the search proved, of all of C. least: a lower bound of the scaled problem."""
