@@ -475,6 +475,23 @@ def test_impossible_options_are_refused(words: list[str], capsys) -> None:
     assert words[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--quick"], ["digits", "breast-cancer"]),
+        (["--quick", "--problems", "mnist"], ["mnist"]),
+        ([], ["digits", "breast-cancer", "mnist"]),
+    ],
+)
+def test_a_quick_check_leaves_mnist_out_unless_it_is_named(words, expected, certified, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(layers, "at_hand", lambda folder: list(layers.WIDTHS))
+    monkeypatch.setattr(study, "study", lambda problems, *rest, **options: asked.extend(problems) or iter([certified]))
+    monkeypatch.setattr(figure, "draw", lambda found, folder: [])
+    assert certify.main([*words, "--out", str(tmp_path)]) == 0
+    assert asked == expected
+
+
 def test_missing_data_are_told(tmp_path: Path, capsys) -> None:
     assert certify.main(["--problems", "mnist", "--data-dir", str(tmp_path)]) == 2
     assert "mnist" in capsys.readouterr().err
