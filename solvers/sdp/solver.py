@@ -14,14 +14,15 @@ from jaxtyping import Float
 
 from solvers.sdp.bounding import Bounder
 from solvers.sdp.certificate import Proof, below
-from solvers.sdp.device import DeviceDescent
-from solvers.sdp.growth import escape, largest_rank
+from solvers.sdp.device import DeviceDescent, check_device
+from solvers.sdp.growth import escape
 from solvers.sdp.lbfgs import Descent
 from solvers.sdp.multipliers import Bounding
 from solvers.sdp.options import check_options
 from solvers.sdp.problem import Cost, Matrix, cost, next_attainable
 from solvers.sdp.reduction import Reduced, reduce
 from solvers.sdp.solution import Certify, Look, Seconds, Solution, Status
+from solvers.sdp.start import starting_factor
 from solvers.sdp.threads import one_thread
 
 MOST_ITERATIONS = 200_000  # products with C
@@ -60,6 +61,8 @@ def solve(
     started = time.perf_counter()
     whole = cost(C)
     check_options(gap, rank, certify, seed, time_limit)
+    if device != "cpu":
+        check_device(device)
     reduced = reduce(whole)
     if reduced is None:
         return _constant(whole, certify, time.perf_counter() - started)
@@ -67,7 +70,7 @@ def solve(
     if certify == "rigorous":
         bounder.check_memory()
     planning = time.perf_counter() - planning
-    start = _start(whole.n, reduced, rank, warm, seed)
+    start = starting_factor(whole.n, reduced, rank, warm, seed)
     descent = Descent(reduced.cost, start) if device == "cpu" else DeviceDescent(reduced.cost, start, device)
     run = _Run(whole, reduced, descent, bounder, gap, certify, seed)
     run.certifying = planning
@@ -254,24 +257,6 @@ def _fall(excess: float) -> float:
     fifth at least.
     """
     return float(min(0.65, max(0.25, (0.4 / max(excess, 1e-300)) ** (2 / 3))))
-
-
-def _start(
-    n: int, reduced: Reduced, rank: int | str, warm: np.ndarray | Solution | None, seed: int
-) -> Float[np.ndarray, "m k"]:
-    if warm is not None:
-        factor = np.asarray(warm.factor if isinstance(warm, Solution) else warm, dtype=np.float64)
-        if factor.ndim != 2 or factor.shape[0] != n or not np.isfinite(factor).all():
-            raise ValueError(f"warm must be a finite factor of {n} rows (got shape {factor.shape})")
-        longest = np.abs(factor).max(axis=1, keepdims=True)
-        if not (longest > 0).all():
-            raise ValueError("warm has a row of zeros; rows are vectors of length 1")
-        factor = factor / longest  # squares of what is left do not overflow
-        kept: np.ndarray = factor[reduced.rows]
-        return kept
-    m = reduced.cost.n
-    columns = int(rank) if rank != "auto" else min(max(8, 2 * math.ceil(math.log2(m))), largest_rank(m))
-    return np.random.default_rng([seed, 0]).standard_normal((m, min(columns, m)))
 
 
 def _constant(whole: Cost, certify: Certify, seconds: float) -> Solution:

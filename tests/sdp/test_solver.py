@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.sdp import bounding, cholesky, growth, prove, solve, solver
+from solvers.sdp import bounding, cholesky, device, growth, prove, solve, solver
 from solvers.sdp.device import DeviceDescent
 from solvers.sdp.files.readers import read
 from solvers.sdp.lbfgs import Descent
@@ -229,7 +229,19 @@ def test_wrong_words_are_named_too(rank, certify, message):  # where no type che
         check_options(1e-6, rank, certify, 0, None)
 
 
-def test_a_sparse_problem_on_a_device_is_refused_by_name():
+def test_a_masked_warm_factor_is_refused():
+    with pytest.raises(TypeError, match="warm is a masked array"):
+        solve(gaussian(5), warm=np.ma.masked_array(np.ones((5, 2)), mask=np.eye(5, 2)))
+
+
+def test_a_device_is_checked_even_where_nothing_is_left_to_descend():
+    with pytest.raises(ValueError, match="device='meta' cannot be used here"):
+        solve(np.eye(3), device="meta")
+
+
+def test_a_sparse_problem_on_a_device_is_refused_by_name(monkeypatch):
+    for module in (solver, device):
+        monkeypatch.setattr(module, "check_device", lambda name: None)
     with pytest.raises(ValueError, match="only a dense C is solved there"):
         solve(random_graph(50, 4), device="meta")
 
