@@ -5,19 +5,38 @@ from __future__ import annotations
 from functools import partial
 
 from solvers.bench.clock import interleaved
-from solvers.bench.goals import Goal, Measured, Setting, folder, ours, proven, words
-from solvers.bench.peers import binary, child
+from solvers.bench.goals import Goal, Measured, Setting, instance, path_of, proven, words
+from solvers.bench.peers import BINARIES, binary, child
+from solvers.sdp.files.readers import read
+from solvers.sdp.solution import Solution
+from solvers.sdp.solver import solve
 
 
 def ratio(peer: str, file: str, gap: float, setting: Setting) -> Measured:
-    """CPU seconds of the child, reading its file included, over those of ours."""
-    path = binary(peer, setting)
-    mine = ours(file, gap)
-    mine()
-    with child(path, folder() / file) as run:
-        timed = interleaved({"ours": mine, "peer": run})
-    detail = f"peer {timed['peer']}; ours {timed['ours']}, {words(timed['ours'].result)}"
-    return Measured(timed["peer"].median / timed["ours"].median, detail, proven(timed["ours"].result, gap))
+    """CPU seconds of the child over those of ours; both read the file, ours from its gzip."""
+    path, packed = binary(peer, setting), path_of(file)
+
+    def ours() -> Solution:
+        return solve(read(packed).folded().C, gap=gap)
+
+    ours()
+    with child(peer, path, packed) as run:
+        timed = interleaved({"ours": ours, "peer": run})
+    found: Solution = timed["ours"].result
+    accuracy = _accuracy(file, found, BINARIES[peer].value(timed["peer"].result))
+    detail = f"peer {timed['peer']}, {accuracy}; ours with its reading {timed['ours']}, {words(found)}"
+    return Measured(timed["peer"].median / timed["ours"].median, detail, proven(found, gap))
+
+
+def _accuracy(file: str, found: Solution, value: float | None) -> str:
+    """Where a peer's objective lies beside the interval of ours."""
+    if value is None:
+        return "which printed no value"
+    low, high = sorted((instance(file).objective(found.value), instance(file).bound(found.bound)))
+    beyond = max(low - value, value - high, 0.0) / max(1.0, abs(value))
+    kind = "proven" if found.proven else "estimated"
+    place = f"off by {beyond:.0e} from" if beyond else "in"
+    return f"its value {value:.9g} {place} the {kind} [{low:.9g}, {high:.9g}]"
 
 
 def goals() -> list[Goal]:

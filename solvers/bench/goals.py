@@ -16,8 +16,16 @@ from solvers.sdp.solution import Solution
 from solvers.sdp.solver import solve
 
 
-class Missing(Exception):
-    """What a goal needs and this machine does not have; the goal's row says so."""
+class Unmeasured(Exception):
+    """Why a goal has no number; its row says so, and the table goes on."""
+
+
+class Missing(Unmeasured):
+    """What a goal needs and this machine does not have."""
+
+
+class Failed(Unmeasured):
+    """A peer that ended without an answer."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Goal:
         """Measure."""
         try:
             found = self.measure(setting)
-        except Missing as reason:
+        except Unmeasured as reason:
             return Row(self.id, None, self.wanted, None, self.unit, f"{self.what}: {reason}")
         reached = found.value >= self.target if self.least else found.value <= self.target
         measured = found.value if math.isfinite(found.value) else None  # JSON has no infinity
@@ -87,13 +95,18 @@ def folder() -> Path:
     return path
 
 
-@cache
-def instance(file: str) -> Instance:
-    """An instance by its path under the folder of instances; its offset is in C, so gaps are of its objective."""
+def path_of(file: str) -> Path:
+    """An instance's file by its path under the folder of instances. Raises Missing."""
     path = folder() / file
     if not path.exists():
         raise Missing(f"BITRELAX_DATA has no sdp/{file}")
-    return read(path).folded()
+    return path
+
+
+@cache
+def instance(file: str) -> Instance:
+    """An instance by its path under the folder of instances; its offset is in C, so gaps are of its objective."""
+    return read(path_of(file)).folded()
 
 
 def ours(file: str, gap: float) -> Callable[[], Solution]:

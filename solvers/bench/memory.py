@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from solvers.bench.goals import Goal, Measured, Missing, Setting, folder
+from solvers.bench.goals import Goal, Measured, Missing, Setting, path_of
 from solvers.sdp.files.readers import read
 from solvers.sdp.solver import solve
 
@@ -21,9 +21,7 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peak(file: str, gap: float, _setting: Setting) -> Measured:
     """Of solving a file to a proven gap."""
-    path = folder() / file
-    if not path.exists():
-        raise Missing(f"BITRELAX_DATA has no sdp/{file}")
+    path = path_of(file)
     if not RESET.exists():
         raise Missing("only Linux resets a process's peak of memory (/proc/self/clear_refs)")
     words = [sys.executable, "-m", "solvers.bench.memory", str(path), str(gap)]

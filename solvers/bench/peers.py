@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,23 +21,57 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-from solvers.bench.goals import Missing, Setting
-from solvers.sdp.conic import OPTIONS, Conic
+from solvers.bench.goals import Failed, Missing, Setting
+from solvers.sdp.conic import OPTIONS, Conic, reference
 from solvers.sdp.problem import Matrix, cost
 
-BINARIES = {"csdp": "csdp", "sdpa": "sdpa", "dsdp5": "dsdp5", "lorads": "LoRADS"}
 SECONDS = 900  # a child that takes longer is stopped
 
 
+@dataclass(frozen=True)
+class Binary:
+    """A peer's name on PATH, what it prints before its objective, and what its command wants after the file."""
+
+    program: str
+    objective: str
+    words: tuple[str, ...] = ()
+
+    def value(self, printed: str) -> float | None:
+        """The objective it printed last, without its sign: some minimise the negative. None where it printed none."""
+        found = re.findall(rf"{self.objective}[\s:=]*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)", printed)
+        return abs(float(found[-1])) if found else None
+
+
+BINARIES = {
+    "csdp": Binary("csdp", "Primal objective value"),
+    "sdpa": Binary("sdpa", "objValPrimal", ("out",)),
+    "dsdp5": Binary("dsdp5", "DSDP Solution"),
+    "lorads": Binary("LoRADS", "Primal Objective"),
+}
+
+
 def primal(C: Matrix, solver: Conic, tolerance: float) -> float:
-    """min <C, X> with X a matrix variable, as a user of cvxpy writes it; returns the value."""
+    """min <C, X> with X a matrix variable, as a user of cvxpy writes it; returns the value. Raises Failed."""
     n = C.shape[0]
     X = cp.Variable((n, n), PSD=True)
     problem = cp.Problem(cp.Minimize(cp.trace(C @ X)), [cp.diag(X) == 1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Solution may be inaccurate")
-        problem.solve(solver=solver, **OPTIONS[solver](tolerance))
+        try:
+            problem.solve(solver=solver, **OPTIONS[solver](tolerance))
+        except cp.error.SolverError as error:
+            raise Failed(f"{solver} gave up on {n} rows at tolerance {tolerance:g}: {error}") from error
+    if X.value is None:
+        raise Failed(f"{solver} found no solution of {n} rows at tolerance {tolerance:g}: {problem.status}")
     return float(problem.value)
+
+
+def dual(C: Matrix, solver: Conic, tolerance: float) -> float:
+    """The same through max sum(y), C - Diag(y) psd, which conic solvers take directly. Raises Failed."""
+    try:
+        return reference(C, solver, tolerance=tolerance).value
+    except RuntimeError as error:
+        raise Failed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -94,28 +129,37 @@ def trust_region(
 
 
 def binary(name: str, setting: Setting) -> str:
-    """The path of a peer's binary. Raises Missing where it is neither given nor on PATH."""
+    """The absolute path of a peer's binary. Raises Missing where it is neither given nor on PATH."""
     given = setting.peers.get(name)
-    if given and shutil.which(str(given)) is None:
-        raise Missing(f"--peer {name}={given}: no executable there")
-    path = str(given) if given else shutil.which(BINARIES[name])
-    if path is None:
-        raise Missing(f"{name} is not installed; --peer {name}=PATH names its binary")
-    return path
+    if given is None:
+        path = shutil.which(BINARIES[name].program)
+        if path is None:
+            raise Missing(f"{name} is not installed; --peer {name}=PATH names its binary")
+    else:
+        path = shutil.which(given.absolute()) or shutil.which(given)  # a word without / may also be on PATH
+        if path is None:
+            raise Missing(f"--peer {name}={given}: no executable there")
+    return str(Path(path).absolute())  # it runs in a folder of its own
 
 
 @contextmanager
-def child(path: str, packed: Path) -> Iterator[Callable[[], str]]:
-    """What runs a binary on an SDPA file, unpacked once, and returns what it printed."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        file = Path(name) / packed.name.removesuffix(".gz")
+def child(name: str, path: str, packed: Path) -> Iterator[Callable[[], str]]:
+    """What runs a peer's binary on an SDPA file, unpacked once, and returns what it printed; it raises Failed."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file = Path(folder) / packed.name.removesuffix(".gz")
         file.write_bytes(gzip.decompress(packed.read_bytes()))
-        words = [path, file.name, "out"] if Path(path).name.startswith("sdpa") else [path, file.name]
+        words = [path, file.name, *BINARIES[name].words]
 
         def run() -> str:
-            done = subprocess.run(words, cwd=name, capture_output=True, text=True, timeout=SECONDS)
+            try:
+                done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise Failed(f"{path} {file.name} was stopped after {SECONDS} s") from error
+            except OSError as error:
+                raise Failed(f"{path} does not run: {error.strerror}") from error
             if done.returncode:
-                raise RuntimeError(f"{path} {file.name} failed with exit code {done.returncode}: {done.stderr[-300:]}")
+                said = " ".join((done.stderr or done.stdout)[-300:].split())
+                raise Failed(f"{path} {file.name} failed with exit code {done.returncode}: {said}")
             return done.stdout
 
         yield run
