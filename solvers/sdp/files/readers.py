@@ -8,6 +8,7 @@ rudy: `n m`, then `i j w` (G-set, Biq Mac). SDPA sparse: the format of SDPLIB (B
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from os import PathLike
@@ -22,6 +23,7 @@ from solvers.sdp.files.lines import LARGEST, Entries, Lines, integer, text_of
 
 Format = Literal["rudy", "sdpa", "bqp"]
 SUFFIXES = {".dat-s": "sdpa", ".sparse": "bqp", ".bqp": "bqp", ".qubo": "bqp"}  # any other name: rudy
+BLANKS = str.maketrans(",(){}", "     ")
 MOST_ROWS = 10_000_000  # a header beyond this is taken for a damaged file before anything is allocated
 
 
@@ -124,11 +126,12 @@ def _scale_of_sdpa(
 
     fixed: the line and the value of each constraint's entry.
     """
-    ratios = {Fraction(right[i]) / Fraction(fixed[i][1]) for i in range(len(right))}
+    pairs = {(c, fixed[i][1]) for i, c in enumerate(right)}
+    ratios = {Fraction(c) / Fraction(value) for c, value in pairs}
     if len(ratios) != 1 or (d := ratios.pop()) <= 0:
         lines.fail(len(lines.all), "other values", "c_i / F_i to be one positive number for all i: diag Y = d")
-    total = sum((abs(Fraction(value)) for value in entries.values.values()), Fraction(0))
-    if 2 * d * total > LARGEST:
+    total = math.fsum(map(abs, entries.values.values()))
+    if 2 * d * Fraction(total) > LARGEST:
         at = fixed[0][0]
         lines.fail(at, lines.all[at - 1].strip(), f"c_i / F_i times the sum of |F_0| to be at most {LARGEST:g}")
     return d
@@ -189,7 +192,7 @@ def _count(lines: Lines, at: int, text: str, what: str) -> int:
 
 def _fields(text: str) -> list[str]:
     """Fields of a line of an SDPA file, where commas and brackets count as blanks."""
-    return text.translate(str.maketrans(",(){}", "     ")).split()
+    return text.translate(BLANKS).split()
 
 
 def _many(count: int, what: str) -> str:
