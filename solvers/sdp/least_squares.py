@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int8
 
+from solvers.sdp.solution import Solution, factors_of
+
 EXACT_BELOW = 2**53  # integers that float64 adds and multiplies without rounding
 
 
@@ -69,9 +71,12 @@ def exact(X: np.ndarray, y: np.ndarray) -> bool:  # (m, n), (m,) or (m, T)
     return len(x) * largest * largest < EXACT_BELOW
 
 
-def signs_of(factor: Float[np.ndarray, "*T rows k"]) -> Int8[np.ndarray, "*T n"]:
-    """Signs of the weights as the homogenising row sees them: w_i = sign(v_i . v_n), sign(0) = +1, n the last row."""
-    V = np.asarray(factor)
+def signs_of(factor: Float[np.ndarray, "*T rows k"] | Solution) -> Int8[np.ndarray, "*T n"]:
+    """Signs of the weights as the homogenising row sees them: w_i = sign(v_i . v_n), sign(0) = +1, n the last row.
+
+    factor: V, of one problem or of each in a batch, or a solution. Raises ValueError and TypeError.
+    """
+    V = factors_of(factor)
     along = np.einsum("...ik,...k->...i", V[..., :-1, :], V[..., -1, :])
     return np.where(along >= 0, 1, -1).astype(np.int8)
 

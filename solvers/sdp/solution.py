@@ -73,11 +73,23 @@ class Solution:
 
 def factor_of(given: np.ndarray | Solution) -> Float[np.ndarray, "n k"]:
     """V, a row a sign, from itself or from a solution; TypeError or ValueError for anything else."""
+    factor = factors_of(given)
+    if factor.ndim != 2:
+        raise ValueError(
+            f"factor must have two dimensions, a row a sign (got shape {factor.shape}); one column is factor[:, None]"
+        )
+    return factor
+
+
+def factors_of(given: np.ndarray | Solution) -> Float[np.ndarray, "*T n k"]:
+    """The same, or V of every problem of a batch, in one array."""
     factor = given.factor if isinstance(given, Solution) else given
     if not isinstance(factor, np.ndarray) or factor.dtype.kind not in "biuf":
         kind = factor.dtype if isinstance(factor, np.ndarray) else type(factor).__name__
-        raise TypeError(f"factor must be a NumPy array of real numbers, or a Solution (got {kind})")
-    if factor.ndim != 2:
+        raise TypeError(
+            f"factor must be a NumPy array of real numbers, or a Solution (got {kind}); pass solution.factor"
+        )
+    if factor.ndim < 2:
         raise ValueError(
             f"factor must have two dimensions, a row a sign (got shape {factor.shape}); one column is factor[:, None]"
         )

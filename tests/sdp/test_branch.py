@@ -32,6 +32,18 @@ def graph(n: int, seed: int) -> np.ndarray:
     return upper + upper.T
 
 
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a search that still minimises long after its limit, rather than wait for it."""
+    began = time.perf_counter()
+
+    def minimised(*given):
+        assert time.perf_counter() - began < 15, "the time limit is ignored"  # a loaded machine gets time
+        return _minimised(*given)
+
+    monkeypatch.setattr("solvers.sdp.signs.branch._minimised", minimised)
+
+
 @pytest.mark.parametrize("kind", ["integers", "reals", "fractions", "sparse"])
 @pytest.mark.parametrize("n", [1, 2, 19, 22, 24])
 def test_minimum_is_the_enumerated_one(n: int, kind: str) -> None:
@@ -86,7 +98,7 @@ def test_a_gap_asked_is_kept_with_fewer_nodes() -> None:
     assert near.bound <= exact.value <= near.value <= near.bound + 0.1 * abs(near.value)
 
 
-def test_a_time_limit_leaves_a_valid_interval() -> None:
+def test_a_time_limit_leaves_a_valid_interval(watched) -> None:
     least = 3 * enumerate_signs(matrix(26, 8)).value
     # three copies that do not touch: the minimum of 78 signs is three times that of 26
     C = np.kron(np.eye(3), matrix(26, 8))
@@ -198,18 +210,6 @@ def test_a_power_of_two_in_the_cost_is_one_in_the_answer(kind: str, exponent: in
         assert other.value == math.ldexp(one.value, exponent)
     else:  # entries were rounded to multiples of 2^-1074; any gap below 1e-9 is one that was asked
         assert other.bound <= other.value <= other.bound + 1e-9
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails a search that still minimises long after its limit, rather than wait for it."""
-    began = time.perf_counter()
-
-    def minimised(*given):
-        assert time.perf_counter() - began < 15, "the time limit is ignored"  # a loaded machine gets time
-        return _minimised(*given)
-
-    monkeypatch.setattr("solvers.sdp.signs.branch._minimised", minimised)
 
 
 def test_a_time_limit_ends_a_search_that_has_far_to_go(watched) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from solvers.sdp.least_squares import bordered, exact, least_squares, normal, signs_of
+from solvers.sdp.solver import solve
 
 
 def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,6 +67,19 @@ def test_signs_follow_the_homogenising_row_and_zero_is_plus() -> None:
         signs_of(np.stack([factor, np.diag([1, 1, 1, -1]) @ factor])), [[1, -1, -1], [-1, 1, 1]]
     )
     np.testing.assert_array_equal(signs_of(np.eye(2)), [1])  # orthogonal to it
+
+
+def test_signs_are_read_from_a_solution_as_from_its_factor():
+    solution = solve(least_squares(np.eye(3), np.array([2.0, -3.0, 4.0])))
+    np.testing.assert_array_equal(signs_of(solution), signs_of(solution.factor))
+    np.testing.assert_array_equal(signs_of(solution), [1, -1, 1])  # each the sign of its own target
+
+
+def test_signs_of_what_is_no_factor_are_refused(shapes_unchecked):
+    with pytest.raises(ValueError, match=r"factor must have two dimensions, .*got shape \(3,\)"):
+        signs_of(np.ones(3))
+    with pytest.raises(TypeError, match=r"or a Solution \(got list\); pass solution.factor"):
+        signs_of([[1.0], [1.0]])
 
 
 @pytest.mark.parametrize(
