@@ -66,7 +66,7 @@ def line(row: Row) -> str:
     """A row for the terminal."""
     mark = {True: "yes", False: "NO", None: "-"}[row.holds]
     measured = "none" if row.measured is None else f"{row.measured:.4g} {row.unit}"
-    return f"{row.id:<12}{measured:>14}   {row.goal:<9}{mark:<5}{row.detail}"
+    return f"{row.id:<18}{measured:>12}   {row.goal:<9}{mark:<5}{row.detail}"
 
 
 def summary(rows: Sequence[Row]) -> str:
