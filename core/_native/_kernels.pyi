@@ -1,4 +1,14 @@
-"""The compiled module: CPU level and addresses of contiguous float32 arrays in, nothing out. See core/native.py."""
+"""The compiled module.
+
+Kernels of training take a CPU level and addresses of contiguous float32 arrays (core/native.py); those of the solvers
+take checked arrays (solvers/sdp).
+"""
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy
+from numpy.typing import NDArray
 
 COMPILER: str
 FLAGS: str
@@ -79,4 +89,162 @@ def lowrank_step(
     momentum: float,
     decay: float,
     unit: bool,
+) -> None: ...
+def combination(
+    order: Sequence[int],
+    sz: NDArray[numpy.float64],
+    zz: NDArray[numpy.float64],
+    products: NDArray[numpy.float64],
+    by_pairs: NDArray[numpy.float64],
+) -> float: ...
+def sweep_dense(
+    level: int, off: NDArray[numpy.float64], factor: NDArray[numpy.float64], multipliers: NDArray[numpy.float64]
+) -> float: ...
+def sweep_sparse(
+    level: int,
+    data: NDArray[numpy.float64],
+    indices: NDArray[numpy.int32],
+    indptr: NDArray[numpy.int32],
+    factor: NDArray[numpy.float64],
+    multipliers: NDArray[numpy.float64],
+) -> float: ...
+def sweep_dense_single(
+    level: int, off: NDArray[numpy.float32], factor: NDArray[numpy.float32], multipliers: NDArray[numpy.float32]
+) -> float: ...
+def sweep_sparse_single(
+    level: int,
+    data: NDArray[numpy.float32],
+    indices: NDArray[numpy.int32],
+    indptr: NDArray[numpy.int32],
+    factor: NDArray[numpy.float32],
+    multipliers: NDArray[numpy.float32],
+) -> float: ...
+def gradient_dense(
+    level: int,
+    off: NDArray[numpy.float64],
+    factor: NDArray[numpy.float64],
+    root: NDArray[numpy.float64],
+    before: NDArray[numpy.float64],
+    gradient: NDArray[numpy.float64],
+    multipliers: NDArray[numpy.float64],
+    pairs: NDArray[numpy.uint16],
+    scale: float,
+    tried: int,
+    products: NDArray[numpy.float64],
+) -> tuple[float, float, float, float]: ...
+def gradient_sparse(
+    level: int,
+    data: NDArray[numpy.float64],
+    indices: NDArray[numpy.int32],
+    indptr: NDArray[numpy.int32],
+    factor: NDArray[numpy.float64],
+    root: NDArray[numpy.float64],
+    before: NDArray[numpy.float64],
+    gradient: NDArray[numpy.float64],
+    multipliers: NDArray[numpy.float64],
+    pairs: NDArray[numpy.uint16],
+    scale: float,
+    tried: int,
+    products: NDArray[numpy.float64],
+) -> tuple[float, float, float, float]: ...
+def step(
+    level: int,
+    factor: NDArray[numpy.float64],
+    root: NDArray[numpy.float64],
+    gradient: NDArray[numpy.float64],
+    by_pairs: NDArray[numpy.float64],
+    by_gradient: float,
+    length: float,
+    moved: NDArray[numpy.float64],
+    pairs: NDArray[numpy.uint16],
+    tried: int,
+) -> float: ...
+@overload
+def sign_descent(
+    level: int, rows: NDArray[numpy.float64], signs: NDArray[numpy.int8], gains: NDArray[numpy.float64], least: float
+) -> None: ...
+@overload
+def sign_descent(
+    level: int,
+    starts: NDArray[numpy.int32],
+    columns: NDArray[numpy.int32],
+    values: NDArray[numpy.float64],
+    signs: NDArray[numpy.int8],
+    gains: NDArray[numpy.float64],
+    least: float,
+) -> None: ...
+@overload
+def sign_tabu(
+    level: int,
+    rows: NDArray[numpy.float64],
+    signs: NDArray[numpy.int8],
+    gains: NDArray[numpy.float64],
+    flips: int,
+    seed: int,
+    tenure: int,
+    spread: int,
+) -> None: ...
+@overload
+def sign_tabu(
+    level: int,
+    starts: NDArray[numpy.int32],
+    columns: NDArray[numpy.int32],
+    values: NDArray[numpy.float64],
+    signs: NDArray[numpy.int8],
+    gains: NDArray[numpy.float64],
+    flips: int,
+    seed: int,
+    tenure: int,
+    spread: int,
+) -> None: ...
+def sign_tabu_buckets(
+    level: int,
+    starts: NDArray[numpy.int32],
+    columns: NDArray[numpy.int32],
+    values: NDArray[numpy.int32],
+    signs: NDArray[numpy.int8],
+    gains: NDArray[numpy.int32],
+    flips: int,
+    seed: int,
+    tenure: int,
+    spread: int,
+    range: int,
+) -> None: ...
+def sign_enumerate(level: int, rows: NDArray[numpy.float64], signs: NDArray[numpy.int8]) -> None: ...
+def plan_elimination(
+    start: NDArray[numpy.int32], neighbours: NDArray[numpy.int32], share: float, work: float
+) -> tuple[int, NDArray[numpy.int32], NDArray[numpy.int64], NDArray[numpy.int32]]: ...
+def eliminate(
+    level: int,
+    start: NDArray[numpy.int32],
+    neighbours: NDArray[numpy.int32],
+    values: NDArray[numpy.float64],
+    diagonal: NDArray[numpy.float64],
+    eliminated: int,
+    order: NDArray[numpy.int32],
+    column: NDArray[numpy.int64],
+    rows: NDArray[numpy.int32],
+    core: NDArray[numpy.float64],
+) -> bool: ...
+
+class BatchState:
+    def __init__(
+        self,
+        off: NDArray[numpy.float64],
+        linear: NDArray[numpy.float64],
+        V: NDArray[numpy.float64],
+        tangent: NDArray[numpy.float64],
+        multipliers: NDArray[numpy.float64],
+        inverse: NDArray[numpy.float64],
+        history: NDArray[numpy.float64],
+        inner: NDArray[numpy.float64],
+        valid: NDArray[numpy.uint8],
+        step: NDArray[numpy.float64],
+        value: NDArray[numpy.float64],
+        residual: NDArray[numpy.float64],
+    ) -> None: ...
+
+def batch_evaluate(level: int, state: BatchState, tasks: NDArray[numpy.int64]) -> None: ...
+def batch_descend(
+    level: int, state: BatchState, tasks: NDArray[numpy.int64], *, first: int, iterations: int
 ) -> None: ...
