@@ -16,6 +16,7 @@ settings.load_profile("bitrelax")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    torch.set_flush_denormal(False)  # training sets it, and a worker process must not keep it for other tests
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
     if item.get_closest_marker("data") and not os.environ.get("BITRELAX_DATA"):
