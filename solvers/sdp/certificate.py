@@ -6,7 +6,8 @@ smaller matrix. Rump 2006 (Verification of positive definiteness, BIT 46); backw
 evaluation, with or without fused multiply-adds:
 Demmel 1989, Higham 2002 (Accuracy and Stability of Numerical Algorithms, section 10.1).
 
-C counts as exact. Nothing else in this room says "proven".
+C counts as exact; numbers below 2.3e-308 count as 0 in a process that flushes denormals. Only this module, and
+`batching.bounds` by the same theorem, says "proven".
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ UNDERFLOW = 2.0**-1000  # far above n times what products lose to underflow, far
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """opt >= bound, because off - Diag(multipliers) is psd, which a factorisation proved (off: C without its diagonal).
+    """opt >= bound, because off - Diag(multipliers) is psd, by a factorisation or by rows that dominate.
+
+    off: C without its diagonal.
 
     bound: at most the exact sum of the multipliers and of the diagonal of C.
     """
@@ -75,7 +78,7 @@ def dominated(of: Cost) -> Proof:
 
 
 def rounding_margin(multipliers: Float[np.ndarray, " n"]) -> float:
-    """What rounding costs a proof: about the gap it leaves where C - Diag(multipliers) is psd and singular."""
+    """What rounding costs a proof: about the gap it leaves where off - Diag(multipliers) is psd and singular."""
     root = np.sqrt(np.maximum(-multipliers, 0.0))
     return float(gamma(len(multipliers)) * root.sum() ** 2)
 

@@ -1,9 +1,9 @@
 """The way out of a stationary point whose rank is too low: a column along a direction of negative curvature.
 
 At a stationary V the matrix S = C - Diag(y) decides: if u'Su < 0, appending the column eps u to V (and making rows unit
-again) lowers the value by eps^2 |u'Su| to second order. A V whose columns are
-dependent and which is a second-order point is optimal already (Boumal, Voroninski & Bandeira 2016), so only a V of full
-rank is asked.
+again) lowers the value by eps^2 |u'Su| to second order. A V whose columns are dependent and which is a second-order
+point is optimal already (Boumal, Voroninski & Bandeira 2016), so a V with columns to spare is asked only where the
+descent has stalled: it may have been started at a saddle.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ class Solution:
     in floating point where `proven`, an estimate where not; -inf with certify="none". bound_integer: lower bound of min
     x'Cx over signs: `bound`, raised to the next value that x'Cx can take; as proven as `bound`.
     gap = |value - bound| / max(1, |value|).
-    status: "certified" (the gap asked is proven), "estimated" (it is estimated to hold), "stationary" (no descent is
-    left but the gap is above the one asked), "stalled" (rounding stops progress), "time_limit", "iteration_limit":
-    the best found so far, with its bound. note: why not the gap asked, in words.
+    status: "certified" (the gap asked is proven), "estimated" (it is estimated to hold), "stationary" (the descent has
+    come to rest as far as certify="none" asks, without a bound), "stalled" (rounding stops progress), "time_limit",
+    "iteration_limit": the best found so far, with its bound. note: why not the gap asked, in words.
     """
 
     factor: Float[np.ndarray, "n rank"]

@@ -254,7 +254,7 @@ def _fall(excess: float) -> float:
     large.
 
     Predicted gaps fall with about the power 3/2 of the residual; but no further than to a quarter at once, and by a
-    fifth at least.
+    third at least.
     """
     return float(min(0.65, max(0.25, (0.4 / max(excess, 1e-300)) ** (2 / 3))))
 
