@@ -1,0 +1,1 @@
+"""Packed networks on NVIDIA GPUs: kernels in CUDA C (*.cu), compiled and launched through CuPy."""

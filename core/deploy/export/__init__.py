@@ -1,0 +1,1 @@
+"""From a trained network to a packed one; needs torch, which running a packed network does not."""
