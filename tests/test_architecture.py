@@ -18,6 +18,7 @@ TOP = {
     "setup.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
 OPTIONAL = {"PIL"}  # packages of extras, importable late anywhere
+UNPINNED = {"nvidia-cuda-nvrtc"}  # a build of torch for CUDA asks for a version of its own
 # functions besides a command's `main` that import late, and why
 LATE = {
     ("studies/__init__.py", "load"): "every command imports this package, and --help must not wait for pandas",
@@ -155,7 +156,7 @@ def test_every_requirement_is_pinned_without_local_versions() -> None:
     meta = project()["project"]
     asked = [*meta["dependencies"], *(r for extra in meta["optional-dependencies"].values() for r in extra)]
     asked_names = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in asked} - {"bitrelax"}
-    assert asked_names <= {normal(name) for name in pins}
+    assert asked_names - UNPINNED <= {normal(name) for name in pins}
     assert pins["torch"] == "2.13.0"
 
 
