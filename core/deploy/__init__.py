@@ -1,0 +1,1 @@
+"""Packed networks: what they are, how they run; imports no torch."""
