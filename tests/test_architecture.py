@@ -17,7 +17,7 @@ TOP = {
     "core", "solvers", "methods", "studies", "tests", "results", "docs", ".ci", "pyproject.toml", "constraints.txt",
     "setup.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
-OPTIONAL = {"PIL"}  # packages of extras, importable late anywhere
+OPTIONAL = {"PIL", "cupy", "cupy_backends"}  # packages of extras, importable late anywhere
 UNPINNED = {"nvidia-cuda-nvrtc"}  # a build of torch for CUDA asks for a version of its own
 # functions besides a command's `main` that import late, and why
 LATE = {
