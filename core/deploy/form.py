@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Kind = Literal["bits", "i32", "u8", "f32"]
 KINDS: tuple[Kind, ...] = ("bits", "i32", "u8", "f32")
@@ -92,6 +92,7 @@ class Input:
         return self.value.shape[:2] != (1, 1)
 
 
+@runtime_checkable
 class Operation(Protocol):
     """One operation with its parameters, as the dataclasses of `core.deploy.operations`."""
 
