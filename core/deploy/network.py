@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ BACKENDS = ("auto", "native", "numpy", "cupy")
 MOST_THREADS = 1024
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs one graph on checked inputs (B, *raw_shape): C-contiguous, uint8 or float32, no nan."""
 
