@@ -99,9 +99,16 @@ class Pixels:
     inverse_scale: Tensor
 
     def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
-        sums = self.inner(x, weights)
-        offset = -self.shift * self.inverse_scale * weights.flatten(1).sum(1)
-        return torch.add(torch.mul(sums, self.inverse_scale), offset.reshape(1, -1, *[1] * (sums.ndim - 2)))
+        return self.of_sums(self.inner(x, weights), weights)
+
+    def of_sums(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """The layer's outputs, given the sums (B, O, ...) of its raw inputs."""
+        offset = self.offset(weights).reshape(1, -1, *[1] * (sums.ndim - 2))
+        return torch.add(torch.mul(sums, self.inverse_scale), offset)
+
+    def offset(self, weights: Tensor) -> Tensor:
+        """(O,), what the shift adds to every output: -shift * inverse_scale * sum(w)."""
+        return -self.shift * self.inverse_scale * weights.flatten(1).sum(1)
 
     def squares(self, x: Tensor, weights: Tensor) -> Tensor:
         return self.inner.bare().squares(self.normalised(x), weights)

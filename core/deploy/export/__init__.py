@@ -1,1 +1,6 @@
-"""From a trained network to a packed one; needs torch, which running a packed network does not."""
+"""From a trained torch network to a packed one. The only part of `core.deploy` that imports torch."""
+
+from core.deploy.export.exporter import export, kept_in_float
+from core.deploy.export.refusals import ExportError
+
+__all__ = ["ExportError", "export", "kept_in_float"]
