@@ -22,8 +22,16 @@ KERNELS = (
     "elimination",
     "batch",
 )  # one file a family, once a level
-HEADERS = ("checks.h", "dispatch.h", "elementwise.h", "sweeps.h", "signs.h", "elimination.h", "batch.h")
-MODULES = ("module", "sweeps_module", "signs_module", "elimination_module", "batch_module")  # bindings, once
+PACKED = ("bitsum", "bitsum_limits")  # kernels of packed networks, likewise; their avx512 has two instruction sets more
+HEADERS = tuple(sorted(path.name for path in SOURCES.glob("*.h")))
+MODULES = (
+    "module",
+    "sweeps_module",
+    "signs_module",
+    "elimination_module",
+    "batch_module",
+    "bitsum_module",
+)  # bindings, once
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
 OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
@@ -40,8 +48,15 @@ LEVELS = {"portable": []} | (
     if X86
     else {}
 )
+PACKED_LEVELS = {"avx512": ["-mavx512vpopcntdq", "-mavx512vnni"]}  # beside those of LEVELS
 BUNDLED = Path(nanobind.source_dir())
-FLAGS = " | ".join([" ".join(OPTIMISED), *(" ".join([level, *flags]) for level, flags in LEVELS.items())])
+FLAGS = " | ".join(
+    [
+        " ".join(OPTIMISED),
+        *(" ".join([level, *flags]) for level, flags in LEVELS.items()),
+        *(" ".join(["packed", level, *flags]) for level, flags in PACKED_LEVELS.items() if level in LEVELS),
+    ]
+)
 
 
 class BuildKernels(build_ext):
@@ -58,11 +73,12 @@ class BuildKernels(build_ext):
         ext.extra_objects += [
             compiled
             for level, flags in LEVELS.items()
+            for kernels, more in ((KERNELS, []), (PACKED, PACKED_LEVELS.get(level, [])))
             for compiled in self.compiler.compile(
-                [str(SOURCES / f"{kernel}.cpp") for kernel in KERNELS],
+                [str(SOURCES / f"{kernel}.cpp") for kernel in kernels],
                 output_dir=os.path.join(self.build_temp, level),
                 macros=[("BITRELAX_LEVEL", level), *ext.define_macros],
-                extra_postargs=[*COMMON, *OPTIMISED, *flags],
+                extra_postargs=[*COMMON, *OPTIMISED, *flags, *more],
                 depends=ext.depends,
             )
         ]
@@ -74,7 +90,7 @@ setup(
         Extension(
             "core._native._kernels",
             sources=[str(SOURCES / f"{module}.cpp") for module in MODULES],
-            depends=[str(SOURCES / name) for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in KERNELS))],
+            depends=[str(SOURCES / name) for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in (*KERNELS, *PACKED)))],
             include_dirs=[nanobind.include_dir(), str(BUNDLED.parent / "ext" / "robin_map" / "include")],
             define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)] + [("BITRELAX_X86", None)] * X86,
             extra_compile_args=[*COMMON, "-Os", "-fno-strict-aliasing", f'-DBITRELAX_FLAGS="{FLAGS}"'],

@@ -248,3 +248,32 @@ def batch_evaluate(level: int, state: BatchState, tasks: NDArray[numpy.int64]) -
 def batch_descend(
     level: int, state: BatchState, tasks: NDArray[numpy.int64], *, first: int, iterations: int
 ) -> None: ...
+
+class BitSums:
+    def __init__(
+        self,
+        input: NDArray[numpy.uint32],
+        weights: NDArray[numpy.uint32],
+        *,
+        outputs: int,
+        rows: int,
+        row_pitch: int,
+        offsets: NDArray[numpy.int64],
+        segment_words: int,
+        row_class: NDArray[numpy.uint16] | None = None,
+    ) -> None: ...
+    def to_bits(
+        self, level: int, most: NDArray[numpy.int32], flip: NDArray[numpy.uint16], bits: NDArray[numpy.uint32]
+    ) -> None: ...
+    def to_sums(self, level: int, base: NDArray[numpy.int32], sums: NDArray[numpy.int32]) -> None: ...
+    def to_affine(
+        self,
+        level: int,
+        base: NDArray[numpy.int32],
+        scale: NDArray[numpy.float32],
+        bias: NDArray[numpy.float32],
+        out: NDArray[numpy.float32],
+    ) -> None: ...
+
+def best_packed_level() -> int: ...
+def packed_limits(level: int) -> tuple[float, float]: ...

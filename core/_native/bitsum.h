@@ -49,10 +49,18 @@ struct ToAffine {
     std::int64_t pitch;
 };
 
+// What this core does now, measured in a few milliseconds: cycles a second, and operations a cycle (a xor and a count of
+// one bit are two) of the level's counting instructions on registers alone, the limit of the kernels above; 0 where the
+// level counts without such an instruction.
+struct PackedLimits {
+    double clock, operations;
+};
+
 #define BITRELAX_BITSUM_KERNELS                               \
     void bit_sums_to_bits(const BitSums&, const ToBits&);     \
     void bit_sums(const BitSums&, const ToSums&);             \
-    void bit_sums_affine(const BitSums&, const ToAffine&);
+    void bit_sums_affine(const BitSums&, const ToAffine&);    \
+    PackedLimits packed_limits();
 
 namespace portable {
 BITRELAX_BITSUM_KERNELS

@@ -21,6 +21,7 @@ void bind_sweeps(nb::module_&);
 void bind_signs(nb::module_&);
 void bind_elimination(nb::module_&);
 void bind_batch(nb::module_&);
+void bind_bitsum(nb::module_&);
 
 using namespace nb::literals;
 using namespace bitrelax;
@@ -142,4 +143,5 @@ NB_MODULE(_kernels, m) {
     bind_signs(m);
     bind_elimination(m);
     bind_batch(m);
+    bind_bitsum(m);
 }
