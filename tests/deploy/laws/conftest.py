@@ -26,17 +26,16 @@ class Twin:
     @staticmethod
     def pack(values: np.ndarray) -> np.ndarray:
         """-1/+1 (..., C) -> uint32 (..., ceil(C / 32)): channel c is bit c % 32 of word c // 32."""
-        channels = values.shape[-1]
-        packed = np.zeros((*values.shape[:-1], -(-channels // 32)), np.uint32)
-        for c in range(channels):
-            packed[..., c // 32] |= (values[..., c] > 0).astype(np.uint32) << np.uint32(c % 32)
-        return packed
+        short = -values.shape[-1] % 32
+        plus = np.pad(values > 0, [(0, 0)] * (values.ndim - 1) + [(0, short)])
+        by_word = plus.reshape(*values.shape[:-1], (values.shape[-1] + short) // 32, 32)
+        return (by_word * 2 ** np.arange(32, dtype=np.uint64)).sum(-1).astype(np.uint32)
 
     @staticmethod
     def unpack(bits: np.ndarray, channels: int) -> np.ndarray:
         """The inverse of `pack`, int64."""
-        one_by_one = [(bits[..., c // 32] >> np.uint32(c % 32)) & 1 for c in range(channels)]
-        return 2 * np.stack(one_by_one, -1).astype(np.int64) - 1
+        plus = bits[..., None] >> np.arange(32, dtype=np.uint32) & 1
+        return 2 * plus.reshape(*bits.shape[:-1], 32 * bits.shape[-1])[..., :channels].astype(np.int64) - 1
 
     @staticmethod
     def seen(x: np.ndarray, value: Value) -> np.ndarray:
