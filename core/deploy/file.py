@@ -33,6 +33,7 @@ VERSION = 1
 HEADER = struct.Struct("<8sII32s5Q40s")
 HASHED = 48  # the digest is of all bytes from here on
 ALIGNMENT = 64
+LONGEST_REASON = 500  # letters of an error that may quote the file
 DTYPES = ("uint32", "int32", "float32")
 
 
@@ -93,11 +94,17 @@ def form_from_bytes(data: bytes | mmap.mmap) -> Form:
     """The form in the bytes of a file, its arrays read-only views of them. Raises FileError for whatever is wrong."""
     view = memoryview(data)
     header = _checked_header(view)
-    blobs = view[header.blobs : header.blobs + header.blob_bytes]
     text = bytes(view[header.json : header.json + header.json_bytes])
+    try:
+        return _form(text, view[header.blobs :])
+    except FileError as error:
+        reason = str(error)
+        raise FileError(f"{reason[:LONGEST_REASON]}; no release writes such a file, so export it again") from None
+
+
+def _form(text: bytes, blobs: memoryview) -> Form:
     content = record(read(text), "the JSON", "arrays", "facts", "networks")
-    arrays = _arrays(typed(content, "arrays", list), blobs)
-    return from_data(content, arrays)
+    return from_data(content, _arrays(typed(content, "arrays", list), blobs))
 
 
 @dataclass(frozen=True)

@@ -3,76 +3,60 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from core.deploy import reference
+from core.deploy.backends import Executor, automatic, executors
 from core.deploy.file import form_to_bytes, load_form, save_form
-from core.deploy.form import Form, Graph
+from core.deploy.form import Form
 from core.deploy.operations import ArgMax
-
-BACKENDS = ("auto", "native", "numpy", "cupy")
-MOST_THREADS = 1024
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """Runs one graph on checked inputs (B, *raw_shape): C-contiguous, uint8 or float32, no nan."""
-
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """The output value, (B, *array_shape)."""
-        ...
-
-    def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """The value of every node by its name, (B, *array_shape) each."""
-        ...
 
 
 class PackedNetwork:
-    """A form with what runs it. Executors are made once for a backend and a number of threads, and kept."""
+    """A form with what runs it. Executors are made once for a backend and a number of threads, and kept.
+
+    backend: "auto" (native where the extension is built, else NumPy with one warning), "native", "numpy" or "cupy".
+    threads: of the native backend; the others ignore it.
+    """
 
     def __init__(self, form: Form) -> None:
-        first = form.networks[0]
         self.form = form
-        self._dtype = np.dtype(np.uint8 if first.input.value.kind == "u8" else np.float32)
+        first = form.networks[0]
         self._raw_shape = first.input.raw_shape
-        self._output = first.values[first.output]
+        self._real = first.input.value.kind == "f32"
+        self._dtype = np.dtype(np.float32 if self._real else np.uint8)
+        self._made = first.values[first.output]
+        self._columns = self._made.array_shape[2] if self._made.shape[:2] == (1, 1) else None
         self._executors: dict[tuple[str, int], tuple[Executor, ...]] = {}
 
     def __repr__(self) -> str:
         networks = f"{len(self.form.networks)} networks, averaged" if len(self.form.networks) > 1 else "1 network"
-        made = f"{self._output.kind} {self._output.shape}"
+        made = f"{self._made.kind} {self._made.shape}"
         return f"PackedNetwork({networks}; {self._dtype} {self._raw_shape} -> {made}; {self.size} bytes)"
 
     def run(self, x: np.ndarray, *, backend: str = "auto", threads: int = 1) -> np.ndarray:
-        """The output of each of the raw inputs x (B, *raw_shape): (B, C) where it is a vector, else (B, H, W, C).
+        """The output for each raw input of x (B, *raw_shape): (B, C) where it is a vector, else (B, H, W, C).
 
-        Of several networks ((f_1 + f_2) + ... + f_k) / k in float32. threads: for the native backend; the others
-        ignore it. Raises ValueError for inputs of another shape or dtype or with a nan, and for an unknown backend;
-        RuntimeError where the backend cannot run here.
+        Of several networks ((f_1 + f_2) + ... + f_k) / k in float32. Raises ValueError for inputs of another shape or
+        dtype or with a nan and for an unknown backend, RuntimeError where the backend cannot run here.
         """
-        first, *others = self._ready(backend, threads)
         x = self._checked(x)
+        first, *others = self._ready(backend, threads)
         output = first.run(x)
         if others:
             for other in others:
                 output = output + other.run(x)
             output = output / np.float32(1 + len(others))
-        return output.reshape(len(x), self._output.array_shape[2]) if self._output.shape[:2] == (1, 1) else output
+        return output if self._columns is None else output.reshape(len(x), self._columns)
 
     def classes(self, x: np.ndarray, *, backend: str = "auto", threads: int = 1) -> np.ndarray:
         """The class of each raw input, (B,) of int64: the first of the largest outputs."""
-        if self._output.shape[:2] != (1, 1) or self._output.kind == "bits":
-            raise ValueError(f"classes need one number a class (this network makes {self._output}); use run")
+        if self._columns is None or self._made.kind == "bits":
+            raise ValueError(f"classes need one number a class, and this network makes {self._made}; use run")
         output = self.run(x, backend=backend, threads=threads)
-        decided = any(
-            isinstance(n.operation, ArgMax) and n.name == g.output for g in self.form.networks for n in g.nodes
-        )
-        return (output[:, 0] if decided else output.argmax(axis=1)).astype(np.int64)
+        return (output[:, 0] if self._decides else output.argmax(axis=1)).astype(np.int64)
 
     def trace(self, x: np.ndarray, *, backend: str = "auto", network: int = 0) -> dict[str, np.ndarray]:
         """The value of every node of one of the networks, by name: (B, *array_shape), bits packed as uint32."""
@@ -89,20 +73,26 @@ class PackedNetwork:
         """The bytes of its file."""
         return len(form_to_bytes(self.form))
 
+    @cached_property
+    def _decides(self) -> bool:
+        """Whether the output is a class already."""
+        graph = self.form.networks[0]
+        return any(node.name == graph.output and isinstance(node.operation, ArgMax) for node in graph.nodes)
+
     def _ready(self, backend: str, threads: int) -> tuple[Executor, ...]:
         if backend == "auto":
-            backend = "numpy"  # until the native executor is here
+            backend = automatic()
         found = self._executors.get((backend, threads))
         if found is None:
-            found = self._executors[backend, threads] = _executors(self.form, backend, threads)
+            found = self._executors[backend, threads] = executors(self.form, backend, threads)
         return found
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
-        if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape[1:] != self._raw_shape:
-            _refuse(x, self._dtype, self._raw_shape)
-        if self._dtype == np.float32 and x.size and np.isnan(np.minimum.reduce(x, axis=None)):  # nan wins a minimum
-            place = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
-            raise ValueError(f"x holds nan, first at {list(place)}; a sign of nan means nothing, so replace or drop it")
+        if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape[1:] != self._raw_shape or not x.ndim:
+            x = _accepted(x, self._dtype, self._raw_shape)
+        if self._real and x.size and np.isnan(np.minimum.reduce(x, axis=None)):  # a minimum passes nan on
+            place = np.argwhere(np.isnan(x))[0].tolist()
+            raise ValueError(f"x has a nan, first at {place}; no sign of a nan means anything: replace it, or drop it")
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
 
 
@@ -116,50 +106,17 @@ def save(network: PackedNetwork | Form, path: str | os.PathLike[str]) -> None:
     save_form(network.form if isinstance(network, PackedNetwork) else network, path)
 
 
-@dataclass(frozen=True)
-class Info:
-    """What `backend="auto"` runs here: the backend, its CPU level and compiler, or why it is not the native one."""
-
-    backend: str
-    level: str = ""
-    compiler: str = ""
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.backend == "native":
-            return f"packed networks run native kernels at CPU level {self.level} ({self.compiler})"
-        return f"packed networks run in NumPy, many times slower: {self.reason}"
-
-
-def info() -> Info:
-    """What runs packed networks on this machine where no backend is named."""
-    return Info("numpy", reason="the native executor is not here yet")
-
-
-def _executors(form: Form, backend: str, threads: int) -> tuple[Executor, ...]:
-    if backend not in _MAKERS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} (got {backend!r})")
-    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS} (got {threads!r})")
-    return tuple(_MAKERS[backend](graph, threads) for graph in form.networks)
-
-
-def _numpy(graph: Graph, threads: int) -> Executor:
-    return reference.Executor(graph)
-
-
-_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"numpy": _numpy}
-
-
-def _refuse(x: object, dtype: np.dtype[Any], raw_shape: tuple[int, ...]) -> NoReturn:
-    """Raises ValueError that says what x should be and how to make it so."""
+def _accepted(x: object, dtype: np.dtype[Any], raw_shape: tuple[int, ...]) -> np.ndarray:
+    """x as a plain array, where it is one of a subclass. Raises ValueError that says what x should be and how."""
     if not isinstance(x, np.ndarray):
         raise ValueError(f"x must be a numpy array (got {type(x).__name__}); use numpy.asarray(x, numpy.{dtype})")
     if x.shape == raw_shape:
         raise ValueError(f"x has shape {x.shape}, one example without a batch; use x[numpy.newaxis]")
-    if x.shape[1:] != raw_shape:
+    if not x.ndim or x.shape[1:] != raw_shape:
         raise ValueError(f"x must have shape (batch, {', '.join(map(str, raw_shape))}) (got {x.shape})")
-    raise ValueError(f"x must be {dtype} (got {x.dtype}); {_way_out(x, dtype)}")
+    if x.dtype != dtype:
+        raise ValueError(f"x must be {dtype} (got {x.dtype}); {_way_out(x, dtype)}")
+    return np.asarray(x)
 
 
 def _way_out(x: np.ndarray, dtype: np.dtype[Any]) -> str:
@@ -167,6 +124,6 @@ def _way_out(x: np.ndarray, dtype: np.dtype[Any]) -> str:
         return "this network takes real numbers"
     if dtype == np.float32:
         return "use x.astype(numpy.float32)"
-    if not x.size or (x.min() >= 0 and x.max() <= 255 and (x == np.floor(x)).all()):
+    if not x.size or bool(x.min() >= 0 and x.max() <= 255 and (x == np.floor(x)).all()):
         return "its values are whole numbers from 0 to 255, so use x.astype(numpy.uint8)"
-    return f"this network takes raw pixels from 0 to 255, unscaled, and these values run from {x.min()} to {x.max()}"
+    return f"it takes raw pixels, whole numbers from 0 to 255, and these values run from {x.min()} to {x.max()}"

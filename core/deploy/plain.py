@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 LONGEST_JSON = 1 << 24
 MOST_MARKS = 1 << 20  # commas, colons and brackets: a bound on how many objects the JSON becomes
 DEEPEST_JSON = 32
+LONGEST_NAME = 40  # letters of a name in an error
 
 
 class FileError(ValueError):
@@ -55,10 +56,11 @@ def read(text: bytes) -> Any:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise FileError(f"the JSON has field {shown(max(names, key=names.count))} twice in one object")
+    data: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in data:
+            raise FileError(f"the JSON has field {shown(name)} twice in one object")
+        data[name] = item
     return data
 
 
@@ -78,26 +80,35 @@ def check_plain(data: Any, where: str, depth: int = 1) -> None:
         raise FileError(f"{where} is nested deeper than {DEEPEST_JSON}")
     if type(data) is dict:
         for name, item in data.items():
-            check_plain(name, f"a name in {where}", depth)
             if type(name) is not str:
                 raise FileError(f"{where} has the name {shown(name)}; names are strings")
-            check_plain(item, f"{where}.{name}", depth + 1)
+            _check_text(name, where)
+            check_plain(item, f"{where}.{name[:LONGEST_NAME]}", depth + 1)
     elif type(data) is list:
         for item in data:
-            check_plain(item, f"an item of {where}", depth + 1)
-    elif type(data) is str:
-        if not data.isascii() and any("\ud800" <= letter <= "\udfff" for letter in data):
-            raise FileError(f"{shown(where)} has half of a surrogate pair, which is no text ({shown(data)})")
+            check_plain(item, where, depth + 1)
+    else:
+        _check_leaf(data, where)
+
+
+def _check_leaf(data: Any, where: str) -> None:
+    if type(data) is str:
+        _check_text(data, where)
     elif type(data) is float:
         if not math.isfinite(data):
-            raise FileError(f"{where} is {data}; numbers are finite (a string can say so)")
+            raise FileError(f"{where} has {data}; numbers are finite (a string can say so)")
     elif type(data) is int:
         if abs(data) >= 1 << 63:
-            raise FileError(f"{where} is a whole number beyond 64 bits")
+            raise FileError(f"{where} has a whole number beyond 64 bits")
     elif data is not None and type(data) is not bool:
         raise FileError(
-            f"{where} must be plain JSON data: a dict, list, str, int, float, bool or None (got {type(data).__name__})"
+            f"{where} has a {type(data).__name__} and must be plain JSON data: dict, list, str, int, float, bool, None"
         )
+
+
+def _check_text(text: str, where: str) -> None:
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise FileError(f"{where} has half of a surrogate pair, which is no text ({shown(text)})")
 
 
 def record(data: object, where: str, *names: str) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""What can run a packed network on this machine: the backends by name, and which one "auto" is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from core.deploy import reference
+from core.deploy.form import Form, Graph
+
+MOST_THREADS = 1024
+WAY_OUT = "install a C++17 compiler and bitrelax again, or use backend='numpy'"
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs one graph on checked inputs (B, *raw_shape): C-contiguous, uint8 or float32, no nan."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The output value, (B, *array_shape)."""
+        ...
+
+    def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """The value of every node by its name, (B, *array_shape) each."""
+        ...
+
+
+def automatic() -> str:
+    """The backend that "auto" is: the native one, or NumPy, with one warning, where the extension is not built."""
+    return "numpy"
+
+
+def executors(form: Form, backend: str, threads: int) -> tuple[Executor, ...]:
+    """One executor a network. Raises ValueError for what there is not, RuntimeError for what cannot run here."""
+    if backend not in _MAKERS:
+        raise ValueError(f"backend must be one of auto, {', '.join(_MAKERS)} (got {backend!r})")
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS} (got {threads!r})")
+    return tuple(_MAKERS[backend](graph, threads) for graph in form.networks)
+
+
+def _numpy(graph: Graph, threads: int) -> Executor:
+    return reference.Executor(graph)
+
+
+_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"numpy": _numpy}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What `backend="auto"` runs here: native kernels with their CPU level and compiler, or NumPy and why."""
+
+    backend: str
+    level: str = ""
+    compiler: str = ""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.backend == "native":
+            return f"packed networks run native kernels at CPU level {self.level} ({self.compiler})"
+        return f"packed networks run in NumPy, the slow reference: {self.reason}; {WAY_OUT}"
+
+
+def info() -> Info:
+    """What runs packed networks on this machine where no backend is named."""
+    return Info("numpy", reason="no other backend is here yet")
