@@ -1,0 +1,67 @@
+"""What a packed network's file holds, and what it says of inputs: `python -m core.deploy FILE [--classes X.npy]`.
+
+Needs NumPy, no torch. Exit codes: 0 done, 2 usage or a file that is no packed network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.deploy import FileError, PackedNetwork, info, load
+from core.deploy.summary import lines
+
+BACKENDS = ("auto", "native", "numpy", "cupy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (None: the process's own) and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        network = load(arguments.file)
+        if arguments.classes is None:
+            print("\n".join(_told(arguments.file, network)))
+        else:
+            inputs = np.load(arguments.classes, allow_pickle=False)
+            found = network.classes(inputs, backend=arguments.backend, threads=arguments.threads)
+            print("\n".join(map(str, found)))
+    except BrokenPipeError:
+        return 141  # the reader, `head` say, has what it wanted
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # what `load`, NumPy and `run` refuse with
+        kind = "" if isinstance(error, FileError) else f"{type(error).__name__}: "
+        print(f"{kind}{error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _told(path: Path, network: PackedNetwork) -> list[str]:
+    facts = [f"  {name}: {_spelt(value)}" for name, value in network.form.facts.items()]
+    return [f"{path}: {network.size:,} bytes", *lines(network.form), "", *facts, "", f"here: {info()}"]
+
+
+def _spelt(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m core.deploy",
+        description="Say what a packed network's file holds, or run it on inputs. No torch is needed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="what python -m studies.deploy --to FILE wrote")
+    parser.add_argument(
+        "--classes", type=Path, metavar="X.npy", help="raw inputs (N, ...) as in training: print a class a line"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
