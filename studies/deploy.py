@@ -1,0 +1,140 @@
+"""Makes a packed network of a study's cell and proves it equal to the trained one: `python -m studies.deploy`.
+
+The file is there only when the proof holds. Exit codes: 0 done, 1 the file would differ from the network, 2 usage,
+4 storage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from studies.runner.command import parse, told
+from studies.runner.request import Stop
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (None: the process's own) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    arguments = parse(parser, words)
+    _check(parser, arguments)
+    try:
+        if arguments.bench:
+            from studies.deploying import bench  # late, as the rest: --help does not wait for torch
+
+            return bench.run(arguments.out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
+        from studies.deploying import session
+        from studies.deploying.choice import Asked
+
+        asked = Asked(
+            folder=arguments.folder,
+            problem=arguments.problem,
+            method=arguments.method,
+            seed=arguments.seed,
+            best=arguments.best,
+            prediction=arguments.prediction,
+            where=tuple(arguments.where),
+        )
+        wanted = session.Wanted(
+            asked, arguments.to, arguments.data_dir, arguments.json, arguments.test_limit, arguments.rounds
+        )
+        return session.run(wanted, command=["python", "-m", "studies.deploy", *words])
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (Stop, Exception) as error:
+        if arguments.debug:
+            raise
+        message, code = told(error)
+        print(message, file=sys.stderr)
+        return code
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends with a usage error where what is needed is missing."""
+    if arguments.bench:
+        return
+    missing = [name for name in ("problem", "to") if getattr(arguments, name) is None]
+    if missing:
+        parser.error(f"--{missing[0]} is needed (or --bench, which measures the kernels)")
+    if arguments.method is None and not arguments.best:
+        parser.error("--method is needed, or --best for the best network of binary weights of all methods")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.deploy",
+        description="Make a packed network of a study's cell, prove on the whole test set that it is the trained one, "
+        "and say its size and speed.",
+        epilog="Test labels are not read: the best cell is the best on validation. Exit codes: 0 done, 1 the file "
+        "would differ from the network (none is left then), 2 usage, 4 storage, 130 interrupted.",
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("which network")
+    what.add_argument(
+        "--from",
+        dest="folder",
+        type=Path,
+        default=Path("results/compare"),
+        metavar="DIR",
+        help="a study's folder (default: %(default)s)",
+    )
+    what.add_argument("--method", metavar="NAME", help="of the cell; with --best it may be left out")
+    what.add_argument("--problem", metavar="NAME", help="of the cell")
+    what.add_argument("--seed", type=_count_from_0, metavar="N", help="of the cell (default: the lowest there)")
+    what.add_argument("--best", action="store_true", help="the best validation accuracy among the cells that match")
+    what.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="only cells of this setting, such as network.activation=sign; may be given again",
+    )
+    what.add_argument(
+        "--prediction", default="mode", metavar="RULE", help="mode, ternary, 'ensemble(10)', ... (default: mode)"
+    )
+    made = parser.add_argument_group("what to make")
+    made.add_argument("--to", type=Path, metavar="FILE", help="the packed network, such as model.bnn")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed as data")
+    made.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="data sets (default: the environment's BITRELAX_DATA)"
+    )
+    made.add_argument(
+        "--test-limit", type=_limit, metavar="N|none", help="prove on the first N test inputs (default: none, so all)"
+    )
+    made.add_argument("--rounds", type=_count_from_0, default=9, metavar="N", help="of timing; 0: none (%(default)s)")
+    bench = parser.add_argument_group("measure the kernels")
+    bench.add_argument("--bench", action="store_true", help="kernels and networks against their peers, goal by goal")
+    bench.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of --bench (default: cpu)")
+    bench.add_argument(
+        "--out", type=Path, default=Path("results/deploy"), metavar="DIR", help="of --bench (default: %(default)s)"
+    )
+    bench.add_argument("--quick", action="store_true", help="of --bench: smallest shapes, a check that it runs")
+    bench.add_argument("--peer-python", metavar="PATH", help="of --bench: a Python with Larq Compute Engine")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _count_from_0(text: str) -> int:
+    if not text.strip().isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on (got {text!r})")
+    return int(text)
+
+
+def _limit(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, or none (got {text!r})")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

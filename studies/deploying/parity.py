@@ -1,0 +1,157 @@
+"""Proof that a packed network is the trained one: every integer sum, every logit, every prediction, on the test inputs.
+
+Labels are not read: where predictions are the same, so is the accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from core.deploy import PackedNetwork
+from core.deploy.packing import unpack
+from studies.deploying import inside
+from studies.deploying.backends import Array, Backend
+from studies.deploying.cell import Trained
+from studies.deploying.inside import Seen
+from studies.runner.request import Stop
+
+LONGEST = 60.0  # seconds a backend gets, where it is not the one that runs by default
+BATCH_BYTES = 1 << 26  # of all values of a batch, as 4-byte numbers
+LARGEST_BATCH = 256
+
+
+class ParityFailed(Stop):
+    """A packed network that differs from the trained one; the message names backend, layer, example and values."""
+
+    code = 1
+
+
+@dataclass
+class Proven:
+    """What one backend was held to. sums, signs, logits: those equal to the bit; largest: difference of two logits."""
+
+    backend: str
+    of: int
+    examples: int = 0
+    sums: int = 0
+    signs: int = 0
+    layers: int = 0
+    logits: int = 0
+    numbers: int = 0
+    largest: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
+
+    def __str__(self) -> str:
+        whole = "all" if self.examples == self.of else f"the first {self.examples:,} of"
+        inputs = f"{whole} {self.of:,} test inputs"
+        if self.sums:
+            return (
+                f"{self.backend}: {self.sums:,} sums of {self.layers} layers, {self.signs:,} signs and "
+                f"{self.logits:,} logits of {inputs} identical"
+            )
+        return f"{self.backend}: predictions of {inputs} identical, logits within {self.largest:.2g}"
+
+
+def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend], inputs: Tensor) -> list[Proven]:
+    """Hold every backend to torch on `inputs` (N, *shape). Raises ParityFailed at the first difference.
+
+    Sums, signs and logits are compared where the file says that it is exact, predictions always. The first backend
+    sees all inputs; the others as many as they get through in LONGEST seconds each.
+    """
+    exact = bool(network.form.facts["exact"])
+    truth = trained.scores(inputs).numpy()
+    if not np.isfinite(truth).all():
+        raise ParityFailed("the logits of torch are not finite; there is nothing to hold the file to")
+    proofs = [Proven(backend.name, len(inputs)) for backend in backends]
+    size = _batch(network)
+    for start in range(0, len(inputs), size):
+        batch = inputs[start : start + size]
+        insides = inside.of(trained, batch) if exact else []
+        for place, (backend, proof) in enumerate(zip(backends, proofs, strict=True)):
+            if place and proof.seconds > LONGEST:
+                continue
+            started = time.perf_counter()
+            where = _Where(backend.name, start)
+            for index, seen in enumerate(insides):
+                _hold_inside(where, proof, backend.trace(batch.numpy(), index), seen)  # first: it names the layer
+            _hold_logits(where, proof, backend.run(batch.numpy()), truth[start : start + size], exact)
+            proof.examples += len(batch)
+            proof.layers = sum(array.dtype != np.int8 for seen in insides for array in seen.values())
+            proof.seconds += time.perf_counter() - started
+    return proofs
+
+
+@dataclass(frozen=True)
+class _Where:
+    """What a message of failure begins with."""
+
+    backend: str
+    start: int  # the first example of the batch
+
+    def failed(self, what: str, wrong: Array, got: Array, want: Array, unit: str) -> ParityFailed:
+        """Names the first entry of `wrong` (B, ...) and says how many there are."""
+        example, *place = (int(i) for i in np.argwhere(wrong)[0])
+        at = f", entry {tuple(place)}" if place else ""
+        first = (example, *place)
+        return ParityFailed(
+            f"parity failed: {self.backend}, {what}, test input {self.start + example}{at}: "
+            f"{got[first]:.9g} in the file, {want[first]:.9g} in torch; "
+            f"{int(wrong.sum())} of {wrong.size} {unit} of this batch differ"
+        )
+
+
+def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array, exact: bool) -> None:
+    if got.shape != want.shape:
+        raise ParityFailed(f"parity failed: {where.backend} gives logits of shape {got.shape}, torch {want.shape}")
+    same = got.view(np.uint32) == want.view(np.uint32)
+    if exact and not same.all():
+        raise where.failed("logits", ~same, got, want, "logits")
+    predicted, truly = got.argmax(1), want.argmax(1)
+    if (predicted != truly).any():
+        wrong = predicted != truly
+        row = int(wrong.argmax())
+        margin = float(np.diff(np.sort(want[row])[-2:])[0])
+        failure = where.failed("prediction", wrong, predicted, truly, "predictions")
+        raise ParityFailed(f"{failure} (torch's two largest logits there are {margin:.3g} apart)")
+    proof.logits += int(same.sum())
+    proof.numbers += same.size
+    proof.largest = max(proof.largest, float(np.abs(got - want).max(initial=0.0)))
+
+
+def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen: Seen) -> None:
+    for layer, want in seen.items():
+        signs = want.dtype == np.int8
+        if signs and layer not in traced:
+            continue  # a sign of signs makes nothing
+        got = unpack(traced[layer], want.shape[-1]) if signs else _sums(traced, layer)
+        unit = "signs" if signs else "sums"
+        if got is None or got.shape != want.shape:
+            found = "has none" if got is None else f"those of shape {got.shape}"
+            raise ParityFailed(
+                f"parity failed: {where.backend}, layer {layer!r}: torch has {unit} of shape {want.shape}, "
+                f"the file {found}"
+            )
+        if (wrong := got != want).any():
+            raise where.failed(f"layer {layer!r}", wrong, got, want, unit)
+        if signs:
+            proof.signs += want.size
+        else:
+            proof.sums += want.size
+
+
+def _sums(traced: Mapping[str, Array], layer: str) -> Array | None:
+    bases = traced.get(f"{layer}.bases")  # of weights -1, 0, +1: two sums of signs, together twice the layer's
+    return traced.get(layer) if bases is None else bases / 2
+
+
+def _batch(network: PackedNetwork) -> int:
+    """So many examples that what a trace holds of them stays small."""
+    graph = network.form.networks[0]
+    numbers = sum(math.prod(value.shape) for value in graph.values.values())
+    return max(1, min(LARGEST_BATCH, BATCH_BYTES // (4 * numbers)))

@@ -1,0 +1,417 @@
+"""From a cell to a proven file: the whole command on small cells, what it refuses, and that its proof can fail."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import methods
+from core import architectures, problems
+from core.deploy import load
+from core.deploy.export import export
+from core.deploy.operations import Affine, Threshold
+from core.deploy.packing import pack
+from core.problems import TestSet
+from studies import deploy
+from studies.deploying import session
+from studies.deploying.cell import restore
+from studies.deploying.choice import Asked, choose
+from studies.runner.cells import Cell
+from studies.runner.config import Plan
+from studies.runner.records import Store, checksum
+from studies.runner.session import carry_out
+
+DIGITS = problems.load("digits", None).test.inputs.numpy()
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["pandas"] = None  # an import of either fails
+import numpy as np
+from core.deploy import load
+network = load(sys.argv[1])
+x = np.load(sys.argv[2])
+np.savez(sys.argv[3], logits=network.run(x), classes=network.classes(x))
+"""
+
+
+def cell(method, seed, network="mlp", epochs=2, track_best=False, **changed):
+    """A small cell on digits; `changed` are options of its network."""
+    small = {"mlp": {"widths": (33, 20)}, "lenet": {"channels": (6, 9), "units": 33}}[network]
+    options = {**architectures.defaults(network), **small, **changed}
+    hyperparameters = {name: p.default for name, p in methods.signature(method).items()}
+    named = {"name": network, **options}
+    training = {"budget": {"epochs": epochs}, "batch": 50, "schedule": "cosine", "track_best": track_best}
+    return Cell("compare", "digits", method, seed, named, hyperparameters, **training)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of finished cells: ste with signs (two seeds) and with relu, others, one with its best epoch kept."""
+    out = tmp_path_factory.mktemp("cells")
+    cells = (
+        cell("ste", 3, activation="sign"),
+        cell("ste", 1, activation="sign"),
+        cell("ste", 1, activation="relu"),
+        cell("gaussian-vi", 0, activation="sign"),
+        cell("full-precision", 0, activation="relu"),
+        cell("bop", 0, "lenet", activation="sign"),
+        cell("bop", 0, epochs=4, track_best=True, activation="sign"),
+    )
+    carry_out(Plan(cells, out, None, "serial", 1), reuse_stale=False, keep_states=True, require_all=True)
+    return out
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """The same folder, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "cells"))
+
+
+def words(folder, to, *more, method="ste", sign=True, rounds="0"):
+    activation = ["--where", f"network.activation={'sign' if sign else 'relu'}"]
+    chosen = ["--method", method, *activation] if method else activation
+    return ["--from", str(folder), *chosen, "--problem", "digits", "--to", str(to), "--rounds", rounds, *more]
+
+
+def torch_scores(folder, **asked):
+    """Logits of the trained network in torch on the test inputs."""
+    store = Store(folder)
+    choice = choose(store.read_all(), Asked(folder, "digits", **asked), lambda record: 0.0)
+    found = restore(store, choice, None)
+    return found.scores(found.built.problem.test.inputs).numpy()
+
+
+def without_torch(file, tmp_path):
+    """Logits and classes of the test inputs, by a process in which torch cannot be imported."""
+    np.save(tmp_path / "x.npy", DIGITS)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(file), str(tmp_path / "x.npy"), str(tmp_path / "out.npz")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=120)
+    return np.load(tmp_path / "out.npz")
+
+
+def record_of(folder, **fields):
+    """The first record with these fields, and its path."""
+    for record in Store(folder).read_all():
+        config = record["config"]
+        if all(record.get(name, config["network"].get(name)) == value for name, value in fields.items()):
+            return record, folder / "records" / f"{record['key']}.json"
+    raise LookupError(fields)
+
+
+def rewrite(path, record):
+    """A record with other fields, its checksum put right."""
+    path.write_text(json.dumps({**record, "checksum": checksum(record)}))
+
+
+@pytest.mark.parametrize(
+    "method, prediction, networks",
+    [
+        ("ste", "mode", 1),
+        ("gaussian-vi", "mode", 1),
+        ("gaussian-vi", "ensemble(10)", 10),
+        ("gaussian-vi", "ternary", 1),
+    ],
+)
+def test_exact_network_without_torch_gives_the_bits_of_torch(trained, tmp_path, capsys, method, prediction, networks):
+    file = tmp_path / "model.bnn"
+    assert deploy.main([*words(trained, file, "--prediction", prediction, method=method), "--debug"]) == 0
+    said = capsys.readouterr().out
+    assert "exact: " in said and f" sums of {3 * networks} layers" in said and "identical" in said
+    assert f"all {len(DIGITS)} test inputs" in said
+    found = without_torch(file, tmp_path)
+    want = torch_scores(trained, method=method, prediction=prediction, where=("network.activation=sign",))
+    assert np.array_equal(found["logits"].view(np.uint32), want.view(np.uint32))
+    assert np.array_equal(found["classes"], want.argmax(1))
+    assert len(load(file).form.networks) == networks
+
+
+def test_real_activations_without_torch_give_the_predictions_of_torch(trained, tmp_path, capsys):
+    file = tmp_path / "model.bnn"
+    assert deploy.main([*words(trained, file, sign=False), "--debug"]) == 0
+    said = capsys.readouterr().out
+    assert "equal predictions, not equal bits" in said and "logits within" in said
+    want = torch_scores(trained, method="ste", where=("network.activation=relu",))
+    assert np.array_equal(without_torch(file, tmp_path)["classes"], want.argmax(1))
+
+
+def test_convolutions_are_proven_layer_by_layer(trained, tmp_path, capsys):
+    file = tmp_path / "model.bnn"
+    assert deploy.main([*words(trained, file, "--where", "network.name=lenet", method="bop"), "--debug"]) == 0
+    sums = len(DIGITS) * (6 * 8 * 8 + 9 * 4 * 4 + 33 + 10)
+    signs = len(DIGITS) * (6 * 4 * 4 + 9 * 2 * 2 + 33)  # after pooling
+    assert f"{sums:,} sums of 4 layers, {signs:,} signs and" in capsys.readouterr().out
+
+
+def test_best_epoch_is_deployed_where_it_was_kept(trained, tmp_path):
+    where = ("network.name=mlp",)
+    for name in ("mode", "mode @ best validation"):
+        file = tmp_path / "model.bnn"
+        more = ["--where", "network.name=mlp", "--prediction", name]
+        assert deploy.main([*words(trained, file, *more, method="bop"), "--debug"]) == 0
+        want = torch_scores(trained, method="bop", where=where, prediction=name)
+        assert np.array_equal(load(file).run(DIGITS, backend="numpy").view(np.uint32), want.view(np.uint32))
+        assert load(file).form.facts["prediction"] == name
+
+
+def test_file_says_where_it_comes_from_and_the_data_what_was_measured(trained, tmp_path, capsys):
+    file, data = tmp_path / "model.bnn", tmp_path / "deployed.json"
+    assert deploy.main([*words(trained, file, "--json", str(data), "--debug", rounds="2")]) == 0
+    record, _ = record_of(trained, method="ste", seed=1, activation="sign")
+    facts, written = load(file).form.facts, json.loads(data.read_text())
+    assert facts["cell"]["key"] == record["key"] and facts["exact"] is True
+    assert facts["classes"] == [str(n) for n in range(10)]
+    assert facts["test_accuracy"] == record["predictions"][0]["metrics"]["test"]["accuracy"]
+    assert written["file"] == {
+        "name": "model.bnn",
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    assert all(proof["examples"] == len(DIGITS) and proof["sums"] == len(DIGITS) * 63 for proof in written["parity"])
+    weights = 64 * 33 + 33 * 20 + 20 * 10
+    assert written["size"]["binary"] == weights and written["size"]["real"] == 0
+    assert written["size"]["float32"] == 4 * (weights + 63)  # and a bias each, batch norm folded
+    assert written["manifest"]["command"].startswith("python -m studies.deploy --from")
+    names = [proof["backend"] for proof in written["parity"]]
+    assert {rate["name"] for rate in written["rates"]} > set(names) and names == written["backends"]
+    assert all(rate["images_per_second"] > 0 for rate in written["rates"])
+    said = capsys.readouterr().out
+    assert "images/s, batch 256" in said and "no test label was read" in said
+
+
+def test_test_labels_stay_sealed(trained, tmp_path, monkeypatch):
+    def read(self, scores, measure):
+        raise AssertionError("the test labels were asked for")
+
+    monkeypatch.setattr(TestSet, "score", read)
+    assert deploy.main([*words(trained, tmp_path / "model.bnn"), "--debug"]) == 0
+
+
+def test_best_is_the_best_on_validation_and_never_of_real_weights(trained, tmp_path, capsys):
+    finished = [r for r in Store(trained).read_all() if r["predictions"][0]["weight_bits"] == 1]
+    best = max(finished, key=lambda r: r["predictions"][0]["metrics"]["validation"]["accuracy"])
+    file = tmp_path / "model.bnn"
+    command = ["--from", str(trained), "--problem", "digits", "--best", "--to", str(file), "--rounds", "0"]
+    assert deploy.main([*command, "--debug"]) == 0
+    chosen = load(file).form.facts["cell"]
+    assert chosen["key"] == best["key"]
+    assert f"the best on validation of {len(finished)} cells" in capsys.readouterr().out
+
+
+def test_lowest_seed_is_taken_unless_one_is_named(trained, tmp_path):
+    for more, seed in ([], 1), (["--seed", "3"], 3):
+        file = tmp_path / f"{seed}.bnn"
+        assert deploy.main([*words(trained, file, *more), "--debug"]) == 0
+        assert load(file).form.facts["cell"]["seed"] == seed
+
+
+def test_limit_of_test_inputs_is_said(trained, tmp_path, capsys):
+    assert deploy.main([*words(trained, tmp_path / "model.bnn", "--test-limit", "17"), "--debug"]) == 0
+    said = capsys.readouterr().out
+    assert f"the first 17 of {len(DIGITS)} test inputs alone" in said and "no test label" not in said
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda o: replace(o, at=o.at + np.eye(1, len(o.at), 4, dtype=np.int32)[0] * 2), "layer 'layers.2'"),
+        (lambda o: replace(o, flip=o.flip ^ pack(np.where(np.arange(33) == 4, 1, -1))), "layer 'layers.2'"),
+    ],
+    ids=["threshold", "flip"],
+)
+def test_changed_threshold_is_caught_and_no_file_is_left(trained, tmp_path, monkeypatch, capsys, change, named):
+    monkeypatch.setattr(session, "export", damaging(Threshold, change))
+    file = tmp_path / "model.bnn"
+    assert deploy.main(words(trained, file)) == 1
+    told = capsys.readouterr().err
+    assert "parity failed" in told and named in told and "test input" in told and "in torch" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logits_off_by_a_last_bit_are_caught_and_an_older_file_stays(trained, tmp_path, monkeypatch, capsys):
+    def nudged(affine):
+        return replace(affine, bias=np.nextafter(affine.bias, np.float32(np.inf)))
+
+    monkeypatch.setattr(session, "export", damaging(Affine, nudged))
+    file = tmp_path / "model.bnn"
+    file.write_bytes(b"older")
+    assert deploy.main(words(trained, file)) == 1
+    assert "logits" in capsys.readouterr().err
+    assert file.read_bytes() == b"older" and list(tmp_path.iterdir()) == [file]
+
+
+def test_other_predictions_of_real_activations_are_caught(trained, tmp_path, monkeypatch, capsys):
+    def swapped(affine):
+        return replace(affine, bias=affine.bias[::-1] + np.float32(3))
+
+    monkeypatch.setattr(session, "export", damaging(Affine, swapped, last=True))
+    assert deploy.main(words(trained, tmp_path / "model.bnn", sign=False)) == 1
+    told = capsys.readouterr().err
+    assert "prediction" in told and "two largest logits" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def damaging(kind, change, last=False):
+    """`export` whose first (or last) operation of `kind` is changed."""
+
+    def damaged(*given, **named):
+        network = export(*given, **named)
+        graph = network.form.networks[0]
+        places = [i for i, node in enumerate(graph.nodes) if isinstance(node.operation, kind)]
+        place = places[-1 if last else 0]
+        nodes = list(graph.nodes)
+        nodes[place] = replace(nodes[place], operation=change(nodes[place].operation))
+        form = replace(network.form, networks=(replace(graph, nodes=tuple(nodes)),))
+        return type(network)(form)
+
+    return damaged
+
+
+@pytest.mark.parametrize(
+    "more, code, fragments",
+    [
+        (["--method", "stee"], 2, ["--method stee: no such method on digits", "Did you mean 'ste'?"]),
+        (["--method", "ste", "--problem", "digit"], 2, ["--problem digit", "Did you mean 'digits'?"]),
+        (["--method", "ste"], 2, ["2 configurations of ste", "network.activation=relu", "--where", "--best"]),
+        (["--method", "ste", "--where", "network.activation=tanh"], 2, ["relu or sign there"]),
+        (["--method", "ste", "--where", "network.activatoin=sign"], 2, ["Did you mean 'network.activation'?"]),
+        (["--method", "ste", "--where", "sign"], 2, ["write SETTING=VALUE"]),
+        (["--method", "ste", "--seed", "7"], 2, ["--seed 7", "1, 3"]),
+        (["--method", "ste", "--best", "--prediction", "ternary"], 2, ["--prediction ternary", "They have: mode"]),
+        (["--method", "full-precision"], 2, ["cannot be exported"]),
+        (["--method", "gaussian-vi", "--prediction", "mean"], 2, ["cannot be exported"]),
+        (["--method", "bop"], 2, ["network.name=lenet", "network.name=mlp", "track_best=true"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_what_is_not_there_is_refused_with_what_is(trained, tmp_path, capsys, more, code, fragments):
+    command = ["--from", str(trained), "--problem", "digits", "--to", str(tmp_path / "model.bnn"), *more]
+    assert deploy.main(command) == code
+    told = capsys.readouterr().err
+    assert all(fragment in told for fragment in fragments), told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_records_is_told_apart_from_a_study(tmp_path, capsys):
+    assert deploy.main(words(tmp_path / "nothing", tmp_path / "model.bnn")) == 2
+    assert "no records in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, fragment",
+    [
+        (["--to", "a.bnn", "--best"], "--problem is needed"),
+        (["--problem", "digits", "--best"], "--to is needed"),
+        (["--problem", "digits", "--to", "a.bnn"], "--method is needed, or --best"),
+        (["--seed", "-1"], "whole number"),
+        (["--test-limit", "0"], "or none"),
+        (["--metod", "ste"], "Did you mean --method?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_impossible_words_end_with_usage(more, fragment, capsys):
+    with pytest.raises(SystemExit) as ended:
+        deploy.main(more)
+    assert ended.value.code == 2
+    assert fragment in capsys.readouterr().err
+
+
+def test_failed_cell_is_refused_with_its_reason(folder, tmp_path, capsys):
+    record, path = record_of(folder, method="gaussian-vi")
+    rewrite(path, {**record, "status": "diverged", "reason": "loss is nan at step 7", "predictions": []})
+    assert deploy.main(words(folder, tmp_path / "model.bnn", method="gaussian-vi")) == 2
+    assert "seed 0  diverged: loss is nan at step 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["no state", "gone", "damaged"])
+def test_state_that_cannot_be_read_is_a_storage_error(folder, tmp_path, capsys, fault):
+    record, path = record_of(folder, method="gaussian-vi")
+    state = folder / record["states"]["file"]
+    if fault == "no state":
+        rewrite(path, {**record, "states": None})
+    elif fault == "gone":
+        state.unlink()
+    else:
+        packed = bytearray(state.read_bytes())
+        packed[len(packed) // 2] ^= 1
+        state.write_bytes(packed)
+    assert deploy.main(words(folder, tmp_path / "model.bnn", method="gaussian-vi")) == 4
+    told = capsys.readouterr().err
+    fragment = {"no state": "without --no-states", "gone": "cannot read", "damaged": "is damaged"}[fault]
+    assert fragment in told and "defect" not in told
+
+
+def test_state_of_another_architecture_is_refused(folder, tmp_path, capsys):
+    record, path = record_of(folder, method="gaussian-vi")
+    wider = {**record["config"], "network": {**record["config"]["network"], "widths": [40, 20]}}
+    rewrite(path, {**record, "config": wider})
+    assert deploy.main(words(folder, tmp_path / "model.bnn", method="gaussian-vi")) == 2
+    told = capsys.readouterr().err
+    assert "does not fit the network" in told and "Run its cell again (digits / gaussian-vi / seed 0)" in told
+
+
+def test_network_that_is_not_the_recorded_one_is_refused(folder, tmp_path, capsys):
+    record, path = record_of(folder, method="ste", seed=1, activation="sign")
+    other, _ = record_of(folder, method="ste", seed=3)
+    rewrite(path, {**record, "states": other["states"]})
+    assert deploy.main(words(folder, tmp_path / "model.bnn")) == 2
+    told = capsys.readouterr().err
+    assert "is not the recorded one" in told and "validation nll" in told
+    assert not (tmp_path / "model.bnn").exists()
+
+
+def test_other_data_are_refused(folder, tmp_path, capsys):
+    record, path = record_of(folder, method="gaussian-vi")
+    data = dict.fromkeys(record["provenance"]["data"], "0" * 64)
+    rewrite(path, {**record, "provenance": {**record["provenance"], "data": data}})
+    assert deploy.main(words(folder, tmp_path / "model.bnn", method="gaussian-vi")) == 2
+    assert "the data are not those of the record" in capsys.readouterr().err
+
+
+def test_older_sources_are_told_where_the_network_is_the_same(folder, tmp_path, capsys):
+    record, path = record_of(folder, method="gaussian-vi")
+    rewrite(path, {**record, "provenance": {**record["provenance"], "core_source": "0" * 64}})
+    assert deploy.main([*words(folder, tmp_path / "model.bnn", method="gaussian-vi"), "--debug"]) == 0
+    assert "sources changed since the record (core/ changed)" in capsys.readouterr().out
+
+
+def test_place_that_cannot_be_written_is_a_storage_error(trained, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    for to, fragment in (tmp_path / "none" / "m.bnn", "make it first"), (tmp_path / "folder", "is a folder"):
+        assert deploy.main(words(trained, to)) == 4
+        assert fragment in capsys.readouterr().err
+
+
+def test_help_is_instant():
+    code = "import sys, studies.deploy; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60).returncode == 0
+
+
+def test_file_is_told_and_run_without_torch(trained, tmp_path):
+    file = tmp_path / "model.bnn"
+    assert deploy.main([*words(trained, file), "--debug"]) == 0
+    np.save(tmp_path / "x.npy", DIGITS[:9])
+    blocked = (
+        f"import sys; sys.modules['torch'] = None; from core.deploy.__main__ import main; sys.exit(main({[str(file)]}"
+    )
+
+    def run(*more):
+        command = [sys.executable, "-c", f"{blocked} + {list(more)!r}))"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
+
+    told = run()
+    assert told.returncode == 0, told.stderr
+    assert "BinLinear" in told.stdout and f"{file.stat().st_size:,} bytes" in told.stdout
+    found = run("--classes", str(tmp_path / "x.npy"))
+    want = torch_scores(trained, method="ste", where=("network.activation=sign",))[:9].argmax(1)
+    assert found.stdout.split() == [str(c) for c in want]
+    np.save(tmp_path / "x.npy", DIGITS[:9].astype(np.float64))
+    refused = run("--classes", str(tmp_path / "x.npy"))
+    assert refused.returncode == 2 and "uint8" in refused.stderr and "Traceback" not in refused.stderr
+    file.write_bytes(file.read_bytes()[:-1])
+    refused = run()
+    assert refused.returncode == 2 and refused.stderr and "Traceback" not in refused.stderr
