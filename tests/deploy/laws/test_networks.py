@@ -4,6 +4,7 @@ Statistics are made for trouble: sums that a batch norm sends to exactly 0, gain
 thresholds out of reach. Compared are the integers and the bits at every linear map, and the logits.
 """
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.architectures import InputForm, build
+from core.claims import laws
 from core.deploy.export import export
 from core.deploy.sums import BinConv2d, BinLinear, IntConv2d, IntLinear
 from core.interface import Rng
-from core.laws import Bernoulli, Point, initial_uniform
+from core.laws import Bernoulli, Point, Real, initial_uniform
 from core.layers import Activation, BatchNorm, BinaryLinear, Chain, InputLinear, Network
 from core.ops import StraightThrough
 from core.predict import logits, mode
@@ -29,7 +31,7 @@ from core.spatial import BinaryConv2d, ChannelScale, Flatten, InputConv2d, MaxPo
 from core.statistics import Moments2, Statistics
 
 SIGNS = SignActivation(StraightThrough())
-EXACT = (BinConv2d, BinLinear, IntConv2d, IntLinear)
+EXACT = {BinConv2d, BinLinear, IntConv2d, IntLinear}
 WIDTHS = (1, 2, 5, 16, 31, 32, 33, 48, 63, 65, 96)
 GAINS = torch.tensor([-1.0, 0.0, -0.0, 1e-41, -1e-41, 1e18, -0.37, 2.0])
 
@@ -50,8 +52,11 @@ class Seen:
     sums: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def spoil(network: Network, inputs: torch.Tensor, rng: np.random.Generator) -> Statistics:
-    """Gains, biases and statistics with ties and degenerate channels, set in the order of one evaluation pass."""
+def spoil(network: Network, inputs: torch.Tensor, rng: np.random.Generator, *, dyadic: bool = False) -> Statistics:
+    """Gains, biases and statistics with ties and degenerate channels, set in the order of one evaluation pass.
+
+    dyadic: scales are powers of two and means occur, so that real numbers stay short and float32 rounds nothing.
+    """
     statistics = Statistics()
 
     def before(norm: BatchNorm, args) -> None:
@@ -59,21 +64,23 @@ def spoil(network: Network, inputs: torch.Tensor, rng: np.random.Generator) -> S
         flat = h.movedim(1, -1).reshape(-1, h.shape[1]).double()
         occurs = flat[rng.integers(0, len(flat), h.shape[1]), torch.arange(h.shape[1])]
         mean, variance = flat.mean(0), flat.var(0, correction=0) + 0.01
-        ties = torch.from_numpy(rng.random(h.shape[1]) < 0.5)
+        ties = torch.from_numpy(rng.random(h.shape[1]) < (1.0 if dyadic else 0.5))
         # scale = 1 / sqrt(variance + eps) is then a power of two: h * scale + bias is exactly 0 at h = mean
-        powers = 4.0 ** torch.from_numpy(rng.integers(-3, 4, h.shape[1])).double() - norm.eps
+        least, most = (1, 3) if dyadic else (-3, 4)
+        powers = 4.0 ** torch.from_numpy(rng.integers(least, most, h.shape[1])).double() - norm.eps
         mean, variance = torch.where(ties, occurs, mean), torch.where(ties, powers, variance)
-        far = torch.from_numpy(rng.random(h.shape[1]) < 0.1)
+        far = torch.from_numpy(rng.random(h.shape[1]) < (0.0 if dyadic else 0.1))
         mean = torch.where(far, torch.from_numpy(rng.choice([-1e6, 1e6], h.shape[1])), mean)
         statistics.layers[norm.name] = Moments2(2, mean, variance, torch.zeros_like(mean))
         if norm.weight is not None:
-            spoil_gains(norm, ties, rng)
+            (dyadic_gains if dyadic else spoil_gains)(norm, ties, rng)
 
     hooks = [m.register_forward_pre_hook(before) for m in network.modules() if isinstance(m, BatchNorm)]
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, ChannelScale):
-                scale = rng.choice([-2.0, -0.3, -0.0, 0.0, 0.7, 1.0, 1.0], len(module.scale))
+                known = [-2.0, 0.5, 1.0] if dyadic else [-2.0, -0.3, -0.0, 0.0, 0.7, 1.0, 1.0]
+                scale = rng.choice(known, len(module.scale))
                 module.scale.copy_(torch.from_numpy(scale))
         logits(network, reading_of(network), statistics, inputs, Rng())
     for hook in hooks:
@@ -91,6 +98,12 @@ def spoil_gains(norm: BatchNorm, ties: torch.Tensor, rng: np.random.Generator) -
     zero = torch.tensor([0.0, -0.0])[torch.from_numpy(rng.integers(0, 2, channels))]
     norm.weight.copy_(gain)
     norm.bias.copy_(torch.where(ties, zero, bias))
+
+
+@torch.no_grad()
+def dyadic_gains(norm: BatchNorm, ties: torch.Tensor, rng: np.random.Generator) -> None:
+    norm.weight.copy_(torch.from_numpy(rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0, 1.0], len(ties))))
+    norm.bias.copy_(torch.from_numpy(rng.integers(-4, 5, len(ties)) / 2))
 
 
 def reading_of(network: Network):
@@ -135,11 +148,13 @@ def last(h: torch.Tensor) -> np.ndarray:
     return np.moveaxis(h.numpy(), 1, -1) if h.ndim == 4 else h.numpy()[:, None, None, :]
 
 
-def check_exact(network: Network, statistics: Statistics, x: np.ndarray, twin, backends) -> None:
-    """Zero differing integers, bits and logits in every backend."""
+def check_exact(network: Network, statistics: Statistics, x: np.ndarray, twin, backends, *, whole: bool = True) -> None:
+    """Zero differing sums, bits and logits in every backend. whole: every sum is of signs or of pixels."""
     seen, answer = watched(network, statistics, torch.from_numpy(x))
     packed = export(network, "mode", inputs=torch.from_numpy(x), statistics=[statistics])
     (graph,) = packed.form.networks
+    sums = {type(node.operation) for node in graph.nodes if node.name in seen.sums}
+    assert not whole or (sums <= EXACT and packed.form.facts["exact"]), f"{sums}, {packed.form.facts}"
     for backend, executor_of in backends.items():
         executor = executor_of(graph)
         trace = executor.trace(x)
@@ -150,11 +165,11 @@ def check_exact(network: Network, statistics: Statistics, x: np.ndarray, twin, b
 
 
 def check_sums(seen: Seen, graph, trace: dict[str, np.ndarray], twin, where: str) -> None:
-    """At every sum node, the integers of the layer of its name, and the bits that it was given."""
-    nodes = {node.name: node for node in graph.nodes if isinstance(node.operation, EXACT)}
+    """At every sum node, the numbers of the layer of its name, and the bits that it was given."""
+    nodes = {node.name: node for node in graph.nodes if node.name in seen.sums}
     assert set(nodes) == set(seen.sums), f"{where}: sums {sorted(nodes)}, linear maps {sorted(seen.sums)}"
     for name, node in nodes.items():
-        assert np.array_equal(trace[name], seen.sums[name]), f"{where}: integers of {name}"
+        assert np.array_equal(trace[name], seen.sums[name]), f"{where}: sums of {name}"
         source = graph.values[node.inputs[0]]
         if source.kind == "bits":
             bits, given = trace[node.inputs[0]], seen.inputs[name]
@@ -293,3 +308,86 @@ def test_layers_in_any_order_are_exact(seed: int, twin, backends) -> None:
         x = pixels(form, pick((1, 3, 8)), rng)
         network = with_head(network, x, Rng().manual_seed(seed))
         check_exact(network, spoil(network, torch.from_numpy(x), rng), x, twin, backends)
+
+
+# ---------------------------------------------------------------------- residual and real networks
+
+
+def dyadic_law(shape: torch.Size, rng: Rng) -> Real:
+    """Real weights that are multiples of 1/2 up to 1."""
+    return Real(torch.randint(-2, 3, shape, generator=rng) / 2)
+
+
+def check_dyadic(network: Network, x: np.ndarray, rng: np.random.Generator, twin, backends, *, whole: bool) -> None:
+    """`check_exact` of a network whose float32 evaluation rounds nothing, so that every order of sums is right."""
+    statistics = spoil(network, torch.from_numpy(x), rng, dyadic=True)
+    wide = copy.deepcopy(network).double()
+    exact = logits(wide, reading_of(wide), statistics, torch.from_numpy(x), Rng())
+    answer = logits(network, reading_of(network), statistics, torch.from_numpy(x), Rng())
+    assert torch.equal(exact, answer.double()), "the test's own numbers are too long"
+    check_exact(network, statistics, x, twin, backends, whole=whole)
+
+
+@pytest.mark.parametrize("block", ["basic", "bi-real"])
+@pytest.mark.parametrize("seed", range(4))
+def test_residual_networks_are_exact_where_nothing_rounds(block: str, seed: int, twin, backends) -> None:
+    pick = random.Random(seed).choice
+    for _ in range(2):
+        form = InputForm(192, 4.0, 8.0, 15.0, True, (3, 8, 8))
+        options = {"channels": pick(((5, 9), (8, 33), (3,), (4, 6, 8))), "block": block, "first": "binary"}
+        options |= {"downsample": pick(("binary", "real")), "last": pick(("binary", "real"))}
+        if block == "bi-real":  # its stream grows by some bits a stage
+            options |= {"channels": pick(((5, 9), (8, 33), (3,))), "last": "binary"}
+        options |= {"affine": True, "activation": "sign", "channel_scale": pick(("none", "learned"))}
+        network = build("resnet18", form, 4, point, Rng().manual_seed(pick(range(1000))), **options)
+        shorten(network, Rng().manual_seed(seed))
+        rng = np.random.default_rng(seed)
+        x = rng.integers(0, 16, (3, 3, 8, 8), np.uint8)
+        check_dyadic(network, x, rng, twin, backends, whole=False)
+
+
+def shorten(network: Network, rng: Rng) -> None:
+    """Real weights become dyadic."""
+    for _, law in laws(network):
+        if law.levels is None:
+            law.latents.data = dyadic_law(law.shape, rng).latents.data
+
+
+@pytest.mark.parametrize("activation", ["relu", "hardtanh", "sign"])
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_real_activations_and_layers_are_exact_where_nothing_rounds(name: str, activation: str, twin, backends) -> None:
+    pick = random.Random(f"{name} {activation}").choice
+    for _ in range(6):
+        shape = (pick((1, 3)), 6, 5)
+        form = InputForm(int(np.prod(shape)), 4.0, 8.0, 15.0, True, shape)
+        options = {"first": pick(("binary", "real")), "last": pick(("binary", "real"))}
+        options |= {"activation": activation, "affine": True, "dropout": pick((0.0, 0.5))}
+        if name == "mlp":
+            options["widths"] = pick(((17, 33), (40, 5), (64, 1)))
+        else:
+            options |= {
+                "channels": (pick((3, 33)),),
+                "units": pick((7, 32)),
+                "pool": pick(("after-norm", "before-norm")),
+            }
+            options |= {"padding": pick((0, 1, 2)), "channel_scale": pick(("none", "learned"))}
+        network = build(name, form, 4, point, Rng().manual_seed(pick(range(1000))), **options)
+        shorten(network, Rng().manual_seed(1))
+        rng = np.random.default_rng(pick(range(1000)))
+        x = rng.integers(0, 16, (5, *shape), np.uint8)
+        check_dyadic(network, x, rng, twin, backends, whole=False)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_real_features_are_exact_where_nothing_rounds(name: str, twin, backends) -> None:
+    pick = random.Random(name).choice
+    for _ in range(6):
+        form = InputForm(30, 0.5, 2.0, 8.0, False, (1, 6, 5))
+        options = {"widths": (33, 20)} if name == "mlp" else {"channels": (9,), "units": 33, "padding": pick((0, 1, 2))}
+        options |= {"activation": pick(("sign", "hardtanh")), "affine": True, "first": pick(("binary", "real"))}
+        network = build(name, form, 4, point, Rng().manual_seed(pick(range(1000))), **options)
+        shorten(network, Rng().manual_seed(1))
+        rng = np.random.default_rng(pick(range(1000)))
+        shape = pick(((30,), (1, 6, 5), (6, 5))) if name == "mlp" else pick(((1, 6, 5), (6, 5)))
+        x = (rng.integers(-32, 33, (4, *shape)) / 4).astype(np.float32)
+        check_dyadic(network, x, rng, twin, backends, whole=False)
