@@ -77,7 +77,9 @@ def restore(store: Store, choice: Choice, data_dir: Path | None) -> Trained:
         built = build(replace(cell, device="cpu"), method, problem)
         built.model.load_state_dict(state["best"] if choice.epoch == "best" else state["model"])
         statistics = tuple(_statistics(kept) for kept in state["statistics"][name])
-    except (methods.MethodError, ValueError, RuntimeError, KeyError) as error:  # RuntimeError: load_state_dict's
+    except methods.MethodError as error:
+        raise Unusable(f"{cell.label()}: {error}") from error
+    except (ValueError, RuntimeError, KeyError) as error:  # RuntimeError: load_state_dict's
         raise Unusable(
             f"{cell.label()}: its state does not fit the network as it is built now\n"
             f"  {_short(error)}\n{_run_again(record, _changed(cell, record, problem.checksums))}"

@@ -14,6 +14,7 @@ from studies.deploying.choice import Asked, Choice
 from studies.deploying.parity import Proven
 from studies.deploying.sizes import Size
 from studies.deploying.timing import BATCHES, Rate
+from studies.runner import machine
 from studies.runner.command import counted
 
 PLAIN = "torch fp32, plain layers"
@@ -28,7 +29,7 @@ def choice_line(choice: Choice, asked: Asked) -> str:
     return f"{label} / {choice.prediction['prediction']}{how}\n  record {record['key']}: {scores}"
 
 
-def facts(choice: Choice, classes: Sequence[str], commit: str | None) -> dict[str, Any]:
+def facts(choice: Choice, classes: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says of its origin, beside what its export says."""
     record = choice.record
     return {
@@ -37,7 +38,7 @@ def facts(choice: Choice, classes: Sequence[str], commit: str | None) -> dict[st
         "validation_accuracy": choice.validation["accuracy"],
         "test_accuracy": choice.prediction["metrics"]["test"]["accuracy"],
         "classes": list(classes),
-        "commit": commit,
+        "source": dict(source),
     }
 
 
@@ -91,7 +92,9 @@ def time_lines(rates: Sequence[Rate], shares: Mapping[str, float]) -> list[str]:
             rate, plain = by[name, batch], by[PLAIN, batch]
             row += [f"{rate.images:,.0f}", f"{plain.seconds / rate.seconds:.1f}"]
         rows.append(row)
-    return ["", *table(head, rows), *_share_lines(shares)]
+    rounds = max(rate.rounds for rate in rates)
+    where = f"on {machine.cpu()}, load {machine.load():.1f}; medians of {counted(rounds, 'round')}"
+    return ["", *table(head, rows), where, *_share_lines(shares)]
 
 
 def data(

@@ -23,7 +23,7 @@ from studies.deploying.cell import Trained, check_validation, restore
 from studies.deploying.choice import Asked, Choice, Unusable, choose
 from studies.deploying.plain import parameters
 from studies.runner.manifest import checkout, manifest
-from studies.runner.records import Record, StorageError, Store, write_whole
+from studies.runner.records import Record, StorageError, Store
 from studies.runner.request import Stop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,11 +52,12 @@ def run(wanted: Wanted, *, command: Sequence[str], say: Callable[[str], None] = 
     started = datetime.now(UTC)
     try:
         with _one_thread():
+            _check_places(wanted)
             made = _deployed(wanted, say)
             if wanted.json is not None:
                 about = manifest(command, started=started, workers=1, backend=made["backends"][0])
-                text = json.dumps({**made, "manifest": about}, indent=1, allow_nan=False) + "\n"
-                write_whole(wanted.json, text.encode())
+                text = json.dumps({**made, "manifest": about}, indent=1, allow_nan=False)
+                wanted.json.write_text(text + "\n", encoding="utf-8")
     except StorageError as error:
         raise Refused(str(error)) from error
     except OSError as error:
@@ -99,7 +100,7 @@ def _chosen(wanted: Wanted, say: Callable[[str], None]) -> tuple[Choice, Trained
 
 def _exported(choice: Choice, trained: Trained) -> PackedNetwork:
     """The packed network, of the network that the record is about."""
-    facts = report.facts(choice, trained.built.problem.class_names, checkout(ROOT)["commit"])
+    facts = report.facts(choice, trained.built.problem.class_names, checkout(ROOT))
     try:
         network = export(
             trained.built.model,
@@ -128,14 +129,21 @@ def _written(store: Store, record: Record) -> float:
     return (store.records / f"{record['key']}.json").stat().st_mtime
 
 
+def _check_places(wanted: Wanted) -> None:
+    """Before anything takes time."""
+    for option, path, such in (("--to", wanted.to, "model.bnn"), ("--json", wanted.json, "deployed.json")):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise Refused(f"{option} {path}: there is no folder {path.parent}; make it first")
+        if path.is_dir():
+            raise Refused(f"{option} {path} is a folder; name a file, such as {path / such}")
+
+
 @contextlib.contextmanager
 def _in_place(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
     temporary = path.with_name(f".{path.name}@{socket.gethostname()}@{os.getpid()}.tmp")
-    if not path.parent.is_dir():
-        raise Refused(f"--to {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise Refused(f"--to {path} is a folder; name a file, such as {path / 'model.bnn'}")
     try:
         yield temporary
         os.replace(temporary, path)

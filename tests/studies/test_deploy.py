@@ -19,7 +19,7 @@ from core.deploy.operations import Affine, Threshold
 from core.deploy.packing import pack
 from core.problems import TestSet
 from studies import deploy
-from studies.deploying import session
+from studies.deploying import backends, parity, session
 from studies.deploying.cell import restore
 from studies.deploying.choice import Asked, choose
 from studies.runner.cells import Cell
@@ -78,11 +78,16 @@ def words(folder, to, *more, method="ste", sign=True, rounds="0"):
     return ["--from", str(folder), *chosen, "--problem", "digits", "--to", str(to), "--rounds", rounds, *more]
 
 
-def torch_scores(folder, **asked):
-    """Logits of the trained network in torch on the test inputs."""
+def restored(folder, **asked):
+    """The trained network in torch."""
     store = Store(folder)
     choice = choose(store.read_all(), Asked(folder, "digits", **asked), lambda record: 0.0)
-    found = restore(store, choice, None)
+    return restore(store, choice, None)
+
+
+def torch_scores(folder, **asked):
+    """Its logits on the test inputs."""
+    found = restored(folder, **asked)
     return found.scores(found.built.problem.test.inputs).numpy()
 
 
@@ -181,6 +186,20 @@ def test_file_says_where_it_comes_from_and_the_data_what_was_measured(trained, t
     assert all(rate["images_per_second"] > 0 for rate in written["rates"])
     said = capsys.readouterr().out
     assert "images/s, batch 256" in said and "no test label was read" in said
+
+
+def test_slow_backend_is_held_to_the_inputs_it_gets_through(trained, tmp_path, monkeypatch):
+    file = tmp_path / "model.bnn"
+    assert deploy.main([*words(trained, file), "--debug"]) == 0
+    found, network = restored(trained, method="ste", where=("network.activation=sign",)), load(file)
+    first = backends.at_hand(network)[0]
+    monkeypatch.setattr(parity, "LONGEST", 0.0)
+    monkeypatch.setattr(parity, "LARGEST_BATCH", 100)
+    hands = [first, replace(first, name="slow")]
+    quick, slow = parity.prove(found, network, hands, found.built.problem.test.inputs)
+    assert (quick.examples, slow.examples) == (len(DIGITS), 100)
+    assert quick.sums == len(DIGITS) * 63 and slow.sums == 100 * 63
+    assert str(slow).startswith("slow: 6,300 sums of 3 layers") and f"the first 100 of {len(DIGITS)}" in str(slow)
 
 
 def test_test_labels_stay_sealed(trained, tmp_path, monkeypatch):
@@ -384,6 +403,9 @@ def test_place_that_cannot_be_written_is_a_storage_error(trained, tmp_path, caps
     for to, fragment in (tmp_path / "none" / "m.bnn", "make it first"), (tmp_path / "folder", "is a folder"):
         assert deploy.main(words(trained, to)) == 4
         assert fragment in capsys.readouterr().err
+        assert deploy.main(words(trained, tmp_path / "model.bnn", "--json", str(to))) == 4
+        assert f"--json {to}" in capsys.readouterr().err
+    assert not (tmp_path / "model.bnn").exists()
 
 
 def test_help_is_instant():
