@@ -46,7 +46,13 @@ def _numpy(graph: Graph, threads: int) -> Executor:
     return reference.Executor(graph)
 
 
-_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"numpy": _numpy}
+def _cupy(graph: Graph, threads: int) -> Executor:
+    from core.deploy.cuda import backend
+
+    return backend.Executor(graph)
+
+
+_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"numpy": _numpy, "cupy": _cupy}
 
 
 @dataclass(frozen=True)

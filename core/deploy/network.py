@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,8 @@ from core.deploy.backends import Executor, automatic, executors
 from core.deploy.file import form_to_bytes, load_form, save_form
 from core.deploy.form import Form
 from core.deploy.operations import ArgMax
+
+FEW = 1 << 13
 
 
 class PackedNetwork:
@@ -90,7 +93,7 @@ class PackedNetwork:
     def _checked(self, x: np.ndarray) -> np.ndarray:
         if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape[1:] != self._raw_shape or not x.ndim:
             x = _accepted(x, self._dtype, self._raw_shape)
-        if self._real and x.size and np.isnan(np.minimum.reduce(x, axis=None)):  # a minimum passes nan on
+        if self._real and _holds_nan(x):
             place = np.argwhere(np.isnan(x))[0].tolist()
             raise ValueError(f"x has a nan, first at {place}; no sign of a nan means anything: replace it, or drop it")
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
@@ -104,6 +107,14 @@ def load(path: str | os.PathLike[str]) -> PackedNetwork:
 def save(network: PackedNetwork | Form, path: str | os.PathLike[str]) -> None:
     """Writes the file of a packed network or a form, whole or not at all."""
     save_form(network.form if isinstance(network, PackedNetwork) else network, path)
+
+
+def _holds_nan(x: np.ndarray) -> bool:
+    """Whether float32 x has a nan: neither a sum of squares nor a minimum loses one.
+
+    Of few numbers a dot product is three times as quick; of many it could wake the threads of BLAS.
+    """
+    return math.isnan(np.vdot(x, x) if x.size <= FEW else np.minimum.reduce(x, axis=None))
 
 
 def _accepted(x: object, dtype: np.dtype[Any], raw_shape: tuple[int, ...]) -> np.ndarray:
