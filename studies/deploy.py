@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, arguments)
     try:
         if arguments.bench:
-            from studies.deploying import bench  # late, as the rest: --help does not wait for torch
+            from studies.deploying.bench import command  # late, as the rest: --help does not wait for torch
 
-            return bench.run(arguments.out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
+            return command.run(arguments.out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
         from studies.deploying import session
         from studies.deploying.choice import Asked
 

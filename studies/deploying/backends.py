@@ -10,6 +10,7 @@ import numpy as np
 from core.deploy import PackedNetwork
 
 Array = np.ndarray
+Step = tuple[str, str]  # the node that a step makes, and its kind of work
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ def at_hand(network: PackedNetwork) -> list[Backend]:
     return [_chosen(network, "numpy", "numpy")]
 
 
-def profiles(network: PackedNetwork, x: Array, rounds: int) -> Iterator[dict[str, float]]:
-    """Seconds by kind of step, over all networks, of so many native runs of `x`; nothing without native kernels."""
+def profiles(network: PackedNetwork, x: Array, rounds: int) -> Iterator[dict[Step, float]]:
+    """Seconds by step, over all networks, of so many native runs of `x`; nothing without native kernels."""
     yield from ()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.deploy import PackedNetwork
 from core.deploy.summary import Layer, layers, lines, table
+from studies.deploying.backends import Step
 from studies.deploying.cell import Trained
 from studies.deploying.choice import Asked, Choice
 from studies.deploying.parity import Proven
@@ -18,6 +19,7 @@ from studies.runner import machine
 from studies.runner.command import counted
 
 PLAIN = "torch fp32, plain layers"
+MOST_STEPS = 30  # beyond which only sums by kind of work are printed
 
 
 def choice_line(choice: Choice, asked: Asked) -> str:
@@ -79,12 +81,12 @@ def size_lines(size: Size, to: Path) -> list[str]:
     ]
 
 
-def time_lines(rates: Sequence[Rate], shares: Mapping[str, float]) -> list[str]:
+def time_lines(rates: Sequence[Rate], shares: Mapping[Step, float]) -> list[str]:
     """Images a second by batch, with the ratio to plain torch, and where the native time goes."""
     if not rates:
         return []
     by = {(rate.name, rate.batch): rate for rate in rates}
-    head = ["one thread", *(text for batch in BATCHES for text in (f"images/s, batch {batch}", "to torch"))]
+    head = ["one thread", *(text for batch in BATCHES for text in (f"images/s, batch {batch}", "x torch"))]
     rows = []
     for name in dict.fromkeys(rate.name for rate in rates):
         row = [name]
@@ -103,7 +105,7 @@ def data(
     proofs: Sequence[Proven],
     size: Size,
     rates: Sequence[Rate],
-    shares: Mapping[str, float],
+    shares: Mapping[Step, float],
 ) -> dict[str, Any]:
     """The same as plain JSON data."""
     return {
@@ -113,7 +115,7 @@ def data(
         "parity": [asdict(proof) for proof in proofs],
         "size": size.data(),
         "rates": [{**asdict(rate), "images_per_second": rate.images} for rate in rates],
-        "seconds_by_kind": dict(shares),
+        "steps": [{"step": name, "work": kind, "seconds": taken} for (name, kind), taken in shares.items()],
     }
 
 
@@ -123,15 +125,21 @@ def _layer(layer: Layer) -> dict[str, Any]:
     return {**asdict(layer), **kinds, **shapes}
 
 
-def _share_lines(shares: Mapping[str, float]) -> list[str]:
+def _share_lines(shares: Mapping[Step, float]) -> list[str]:
+    """A line a step where they are few, and a line a kind of work."""
     if not shares:
         return []
     total = sum(shares.values())
-    rows = [
-        (kind, f"{1e3 * seconds:.3f}", f"{100 * seconds / total:.1f}")
-        for kind, seconds in sorted(shares.items(), key=lambda item: -item[1])
-    ]
-    return ["", *table((f"native, batch {BATCHES[-1]}", "ms", "%"), rows)]
+
+    def row(name: str, kind: str, seconds: float) -> tuple[str, ...]:
+        return name, kind, f"{1e3 * seconds:.3f}", f"{100 * seconds / total:.1f}"
+
+    kinds: dict[str, float] = {}
+    for (_, kind), seconds in shares.items():
+        kinds[kind] = kinds.get(kind, 0.0) + seconds
+    steps = [row(name, kind, seconds) for (name, kind), seconds in shares.items()] if len(shares) <= MOST_STEPS else []
+    sums = [row("all", kind, seconds) for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1])]
+    return ["", *table((f"native, batch {BATCHES[-1]}", "work", "ms", "%"), [*steps, *sums])]
 
 
 def _percent(metrics: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ def _exported(choice: Choice, trained: Trained) -> PackedNetwork:
 
 def _times(
     wanted: Wanted, trained: Trained, network: PackedNetwork, hands: list[backends.Backend], inputs: Tensor
-) -> tuple[list[timing.Rate], dict[str, float]]:
+) -> tuple[list[timing.Rate], dict[backends.Step, float]]:
     if wanted.rounds == 0:
         return [], {}
     rates = timing.rates(trained, hands, inputs, rounds=wanted.rounds)

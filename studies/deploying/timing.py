@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from core.deploy import PackedNetwork
 from core.predict import logits
-from studies.deploying.backends import Array, Backend, profiles
+from core.readings import Fixed
+from studies.deploying.backends import Array, Backend, Step, profiles
 from studies.deploying.cell import Trained
 from studies.deploying.plain import plain
 
@@ -68,25 +70,27 @@ def medians(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key,
     return {key: (median(taken[key]), rounds) if key in quick else (first[key], 1) for key in calls}
 
 
-def shares(network: PackedNetwork, inputs: Tensor, *, rounds: int = ROUNDS) -> dict[str, float]:
-    """Seconds of the largest batch by kind of step in the native kernels, median over rounds; empty without them."""
+def shares(network: PackedNetwork, inputs: Tensor, *, rounds: int = ROUNDS) -> dict[Step, float]:
+    """Seconds of the largest batch by step of the native kernels, median over rounds; empty without them."""
     x = inputs[torch.arange(BATCHES[-1]) % len(inputs)].contiguous().numpy()
-    samples: dict[str, list[float]] = {}
+    samples: dict[Step, list[float]] = {}
     for found in profiles(network, x, rounds):
-        for kind, seconds in found.items():
-            samples.setdefault(kind, []).append(seconds)
-    return {kind: median(values) for kind, values in samples.items()}
+        for step, seconds in found.items():
+            samples.setdefault(step, []).append(seconds)
+    return {step: median(values) for step, values in samples.items()}
 
 
 def plain_networks(trained: Trained) -> list[nn.Module]:
     """Each network that the rule averages, as plain torch layers."""
-    model = trained.built.model
-    pairs = zip(trained.readings, trained.statistics, strict=True)
-    return [plain(model, reading.weights.weights, statistics) for reading, statistics in pairs]
+    networks = []
+    for reading, statistics in zip(trained.readings, trained.statistics, strict=True):
+        assert isinstance(reading.weights, Fixed), "export refuses rules of other readings"
+        networks.append(plain(trained.built.model, reading.weights.weights, statistics))
+    return networks
 
 
 def _packed(backends: list[Backend], x: Array) -> dict[str, Callable[[], object]]:
-    return {backend.name: lambda run=backend.run: run(x) for backend in backends}
+    return {backend.name: partial(backend.run, x) for backend in backends}
 
 
 def _torch(trained: Trained, x: Tensor) -> dict[str, Callable[[], object]]:

@@ -383,6 +383,13 @@ def test_network_that_is_not_the_recorded_one_is_refused(folder, tmp_path, capsy
     assert not (tmp_path / "model.bnn").exists()
 
 
+def test_damaged_record_is_set_aside_and_told(folder, tmp_path, capsys):
+    _, path = record_of(folder, method="bop")
+    path.write_text(path.read_text()[:-40])
+    assert deploy.main([*words(folder, tmp_path / "model.bnn"), "--debug"]) == 0
+    assert "1 damaged record set aside" in capsys.readouterr().out
+
+
 def test_other_data_are_refused(folder, tmp_path, capsys):
     record, path = record_of(folder, method="gaussian-vi")
     data = dict.fromkeys(record["provenance"]["data"], "0" * 64)
