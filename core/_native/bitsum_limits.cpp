@@ -2,6 +2,7 @@
 // each level's counting instructions with all operands in registers.
 #include <chrono>
 #include <cstdint>
+#include <utility>
 
 #include "bitsum.h"
 
@@ -14,7 +15,7 @@
 namespace bitrelax::BITRELAX_LEVEL {
 namespace {
 
-constexpr int kTurns = 4000, kTries = 25, kCounts = 8;
+constexpr int kTurns = 250, kSteps = 256, kTries = 25;
 
 // One counting step, sum += count(w xor x), and how many bits it counts.
 #if defined(__AVX512VPOPCNTDQ__)
@@ -60,43 +61,56 @@ inline void touch(Any& x) {
     }
 }
 
-// Seconds of a turn, in the fastest of a few tries: the core may be shared.
-template <class Turn>
-double fastest(const Turn& turn) {
+// Seconds of `run`, the fastest of a few: the core may be shared.
+template <class Run>
+double fastest(const Run& run) {
     using Clock = std::chrono::steady_clock;
     double best = 1e9;
     for (int i = 0; i < kTries; ++i) {
         const Clock::time_point start = Clock::now();
-        for (int t = 0; t < kTurns; ++t) turn();
-        const double spent = std::chrono::duration<double>(Clock::now() - start).count() / kTurns;
+        run();
+        const double spent = std::chrono::duration<double>(Clock::now() - start).count();
         if (spent < best) best = spent;
     }
     return best;
 }
 
+// step(0), step(1), ... step(n - 1), unrolled.
+template <class Step, int... i>
+inline void unrolled(const Step& step, std::integer_sequence<int, i...>) {
+    (step(i), ...);
+}
+
 double clock_rate() {
-    constexpr int additions = 64;
-    std::uint64_t sum = 0;
-    return additions / fastest([&sum] {
-        for (int i = 0; i < additions; ++i) {
-            ++sum;
-            touch(sum);  // else they would be one addition
-        }
+    const double seconds = fastest([] {
+        std::uint64_t sum = 0;
+        for (int turn = 0; turn < kTurns; ++turn)
+            unrolled(
+                [&sum](int) {
+                    ++sum;
+                    touch(sum);  // else all would be one addition
+                },
+                std::make_integer_sequence<int, kSteps>{});
     });
+    return double(kTurns) * kSteps / seconds;
 }
 
 double counts_a_second() {
-    constexpr int repeats = 8;
-    Register sums[kCounts], w[kCounts], x = number(3);
-    for (int i = 0; i < kCounts; ++i) sums[i] = number(0), w[i] = number(i);
-    const double seconds = fastest([&] {
-        for (int repeat = 0; repeat < repeats; ++repeat) {
-            touch(x);  // else xor and count would be done once
-            for (int i = 0; i < kCounts; ++i) sums[i] = counted(sums[i], w[i], x);
-        }
+    constexpr int sums = 8;  // independent, so that no step waits
+    const double seconds = fastest([] {
+        Register sum[sums], w = number(5), x = number(3);
+        for (Register& one : sum) one = number(0);
+        touch(w);
+        for (int turn = 0; turn < kTurns; ++turn)
+            unrolled(
+                [&](int i) {
+                    touch(x);  // else xor and count would be done once
+                    sum[i % sums] = counted(sum[i % sums], w, x);
+                    touch(sum[i % sums]);
+                },
+                std::make_integer_sequence<int, kSteps>{});
     });
-    for (Register& sum : sums) touch(sum);
-    return repeats * kCounts / seconds;
+    return double(kTurns) * kSteps / seconds;
 }
 
 }  // namespace
