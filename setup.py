@@ -22,7 +22,12 @@ KERNELS = (
     "elimination",
     "batch",
 )  # one file a family, once a level
-PACKED = ("bitsum", "bitsum_limits")  # kernels of packed networks, likewise; their avx512 has two instruction sets more
+PACKED = (
+    "bitsum",
+    "bitsum_limits",
+    "packed_panels",
+    "packed_moves",
+)  # kernels of packed networks, likewise; their avx512 has two instruction sets more
 HEADERS = tuple(sorted(path.name for path in SOURCES.glob("*.h")))
 MODULES = (
     "module",
@@ -31,7 +36,9 @@ MODULES = (
     "elimination_module",
     "batch_module",
     "bitsum_module",
+    "packed_module",
 )  # bindings, once
+ENGINE = ("packed_engine", "packed_steps", "packed_sums", "packed_threads")  # calls the kernels of packed networks
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
 OPTIMISED = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
@@ -82,6 +89,13 @@ class BuildKernels(build_ext):
                 depends=ext.depends,
             )
         ]
+        ext.extra_objects += self.compiler.compile(
+            [str(SOURCES / f"{part}.cpp") for part in ENGINE],
+            output_dir=self.build_temp,
+            macros=ext.define_macros,
+            extra_postargs=[*COMMON, *OPTIMISED],
+            depends=ext.depends,
+        )
         super().build_extension(ext)
 
 
@@ -90,7 +104,10 @@ setup(
         Extension(
             "core._native._kernels",
             sources=[str(SOURCES / f"{module}.cpp") for module in MODULES],
-            depends=[str(SOURCES / name) for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in (*KERNELS, *PACKED)))],
+            depends=[
+                str(SOURCES / name)
+                for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in (*KERNELS, *PACKED, *ENGINE)))
+            ],
             include_dirs=[nanobind.include_dir(), str(BUNDLED.parent / "ext" / "robin_map" / "include")],
             define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)] + [("BITRELAX_X86", None)] * X86,
             extra_compile_args=[*COMMON, "-Os", "-fno-strict-aliasing", f'-DBITRELAX_FLAGS="{FLAGS}"'],

@@ -5,7 +5,7 @@ take checked arrays (solvers/sdp).
 """
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy
 from numpy.typing import NDArray
@@ -277,3 +277,93 @@ class BitSums:
 
 def best_packed_level() -> int: ...
 def packed_limits(level: int) -> tuple[float, float]: ...
+
+class PackedProgram:
+    """A packed network as steps over buffers (`core.deploy.lowering` builds it); see packed_engine.h."""
+
+    def __init__(self, level: int, threads: int) -> None: ...
+    def buffer(
+        self, kind: int, height: int, width: int, channels: int, border: int, place: int, planar: bool
+    ) -> int: ...
+    def bit_sums(
+        self,
+        source: int,
+        target: int,
+        weights: NDArray[numpy.uint32],
+        kernel: list[int],
+        row_class: NDArray[numpy.uint16],
+        column_class: NDArray[numpy.uint16],
+        after: int,
+        table: NDArray[numpy.int32] | None,
+        flip: NDArray[numpy.uint16] | None,
+        scale: NDArray[numpy.float32] | None,
+        bias: NDArray[numpy.float32] | None,
+    ) -> None: ...
+    def pixel_sums(
+        self,
+        source: int,
+        target: int,
+        weights: NDArray[numpy.uint64],
+        kernel: list[int],
+        after: int,
+        table: NDArray[numpy.int32] | None,
+        flip: NDArray[numpy.uint16] | None,
+        scale: NDArray[numpy.float32] | None,
+        bias: NDArray[numpy.float32] | None,
+    ) -> None: ...
+    def sign_sums(
+        self,
+        source: int,
+        target: int,
+        weights: NDArray[numpy.uint16],
+        kernel: list[int],
+        after: int,
+        table: NDArray[numpy.int32] | None,
+        flip: NDArray[numpy.uint16] | None,
+        scale: NDArray[numpy.float32] | None,
+        bias: NDArray[numpy.float32] | None,
+    ) -> None: ...
+    def real_sums(
+        self,
+        source: int,
+        target: int,
+        weights: NDArray[numpy.float32],
+        kernel: list[int],
+        after: int,
+        table: NDArray[numpy.int32] | None,
+        flip: NDArray[numpy.uint16] | None,
+        scale: NDArray[numpy.float32] | None,
+        bias: NDArray[numpy.float32] | None,
+    ) -> None: ...
+    def binarize_u8(
+        self, source: int, target: int, at: NDArray[numpy.uint8], possible: NDArray[numpy.uint32]
+    ) -> None: ...
+    def binarize_f32(self, source: int, target: int, at: NDArray[numpy.float32]) -> None: ...
+    def threshold(self, source: int, target: int, at: NDArray[numpy.int32], flip: NDArray[numpy.uint32]) -> None: ...
+    def affine(self, source: int, target: int, scale: NDArray[numpy.float32], bias: NDArray[numpy.float32]) -> None: ...
+    def floats(self, source: int, target: int) -> None: ...
+    def relu(self, source: int, target: int) -> None: ...
+    def hard_tanh(self, source: int, target: int) -> None: ...
+    def add(self, first: int, second: int, target: int) -> None: ...
+    def pool(
+        self,
+        source: int,
+        target: int,
+        size: int,
+        stride: int,
+        padding: int,
+        smallest: NDArray[numpy.uint32] | None,
+    ) -> None: ...
+    def mean_pool(self, source: int, target: int, height: int, width: int) -> None: ...
+    def arg_max(self, source: int, target: int) -> None: ...
+    def copy(self, source: int, target: int) -> None: ...
+    def concat(self, sources: list[int], target: int) -> None: ...
+    def regroup(self, source: int, target: int, groups: int) -> None: ...
+    def finish(self, chunk: int) -> None: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    def run(self, x: NDArray[Any], output: NDArray[Any]) -> None: ...
+    def run_all(self, x: NDArray[Any], outputs: list[NDArray[Any]]) -> None: ...
+    def seconds(self, x: NDArray[Any], outputs: list[NDArray[Any]]) -> list[float]: ...

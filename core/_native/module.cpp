@@ -22,6 +22,7 @@ void bind_signs(nb::module_&);
 void bind_elimination(nb::module_&);
 void bind_batch(nb::module_&);
 void bind_bitsum(nb::module_&);
+void bind_packed(nb::module_&);
 
 using namespace nb::literals;
 using namespace bitrelax;
@@ -144,4 +145,5 @@ NB_MODULE(_kernels, m) {
     bind_elimination(m);
     bind_batch(m);
     bind_bitsum(m);
+    bind_packed(m);
 }

@@ -1,0 +1,208 @@
+// Sixteen output channels side by side, in the widest registers of a CPU level: sums of pixels and of real values.
+//
+// Order of summation is that of the taps, for every channel and at every level; so a sum does not depend on how many
+// rows are computed together, and sums of signed values are equal at all levels: a product with -1 or +1 rounds nothing.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace bitrelax {
+namespace BITRELAX_LEVEL {
+
+inline std::int32_t four_pixels(const std::uint8_t* x) {
+    std::int32_t word;
+    std::memcpy(&word, x, 4);
+    return word;
+}
+
+#if defined(__AVX512F__)
+
+constexpr int kMostRows = 8;
+constexpr int kMostBlocks = 2;
+
+struct Pixels {  // int32 sums of pixels times signs
+    using Number = std::uint8_t;
+    using Sum = std::int32_t;
+    using Weights = __m512i;
+    static constexpr std::int64_t kStep = 4, kStride = 1;  // taps a step, words of weights a step
+    using Word = std::uint64_t;
+    __m512i sums = _mm512_setzero_si512();
+    static Weights weights(const Word* at) {
+        return _mm512_mask_blend_epi8(*at, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
+    }
+    void add(const Number* x, const Weights& w) { sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(four_pixels(x)), w); }
+    void store(Sum* to) const { _mm512_storeu_si512(to, sums); }
+};
+
+struct RealSums {
+    using Number = float;
+    using Sum = float;
+    using Weights = __m512;
+    static constexpr std::int64_t kStep = 1;
+    __m512 sums = _mm512_setzero_ps();
+    void add(const float* x, const Weights& w) { sums = _mm512_fmadd_ps(_mm512_set1_ps(*x), w, sums); }
+    void store(float* to) const { _mm512_storeu_ps(to, sums); }
+};
+
+struct Signs : RealSums {
+    using Word = std::uint16_t;
+    static constexpr std::int64_t kStride = 1;
+    static Weights weights(const Word* at) {
+        return _mm512_mask_blend_ps(*at, _mm512_set1_ps(-1.0f), _mm512_set1_ps(1.0f));
+    }
+};
+
+struct Reals : RealSums {
+    using Word = float;
+    static constexpr std::int64_t kStride = 16;
+    static Weights weights(const Word* at) { return _mm512_loadu_ps(at); }
+};
+
+#elif defined(__AVX2__)
+
+constexpr int kMostRows = 4;
+constexpr int kMostBlocks = 1;
+
+struct Pixels {
+    using Number = std::uint8_t;
+    using Sum = std::int32_t;
+    struct Weights {
+        __m256i low, high;
+    };
+    static constexpr std::int64_t kStep = 4, kStride = 1;
+    using Word = std::uint64_t;
+    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+
+    static __m256i expand(std::uint32_t bits) {  // byte i: +1 where bit i is set, else -1
+        const __m256i place = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+        const __m256i bit = _mm256_set1_epi64x(static_cast<std::int64_t>(0x8040201008040201));
+        const __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), place), bit);
+        return _mm256_or_si256(_mm256_cmpeq_epi8(own, _mm256_setzero_si256()), _mm256_set1_epi8(1));
+    }
+    static Weights weights(const Word* at) {
+        return {expand(static_cast<std::uint32_t>(*at)), expand(static_cast<std::uint32_t>(*at >> 32))};
+    }
+    void add(const Number* x, const Weights& w) {
+        const __m256i pixels = _mm256_set1_epi32(four_pixels(x)), ones = _mm256_set1_epi16(1);
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_maddubs_epi16(pixels, w.low), ones));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_maddubs_epi16(pixels, w.high), ones));
+    }
+    void store(Sum* to) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), high);
+    }
+};
+
+struct RealSums {
+    using Number = float;
+    using Sum = float;
+    struct Weights {
+        __m256 low, high;
+    };
+    static constexpr std::int64_t kStep = 1;
+    __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
+    void add(const float* x, const Weights& w) {
+        const __m256 number = _mm256_broadcast_ss(x);
+        low = _mm256_fmadd_ps(number, w.low, low);
+        high = _mm256_fmadd_ps(number, w.high, high);
+    }
+    void store(float* to) const {
+        _mm256_storeu_ps(to, low);
+        _mm256_storeu_ps(to + 8, high);
+    }
+};
+
+struct Signs : RealSums {
+    using Word = std::uint16_t;
+    static constexpr std::int64_t kStride = 1;
+    static Weights weights(const Word* at) {
+        const __m256i bits = _mm256_set1_epi32(*at), minus = _mm256_set1_epi32(static_cast<int>(0x80000000u));
+        // lane i's bit moves to the place of the sign; inverted, for 1 is +1
+        const __m256i low = _mm256_sllv_epi32(bits, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+        const __m256i high = _mm256_sllv_epi32(bits, _mm256_setr_epi32(23, 22, 21, 20, 19, 18, 17, 16));
+        const __m256 one = _mm256_set1_ps(1.0f);
+        return {_mm256_or_ps(one, _mm256_castsi256_ps(_mm256_andnot_si256(low, minus))),
+                _mm256_or_ps(one, _mm256_castsi256_ps(_mm256_andnot_si256(high, minus)))};
+    }
+};
+
+struct Reals : RealSums {
+    using Word = float;
+    static constexpr std::int64_t kStride = 16;
+    static Weights weights(const Word* at) { return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
+};
+
+#else
+
+constexpr int kMostRows = 4;
+constexpr int kMostBlocks = 1;
+
+struct Pixels {
+    using Number = std::uint8_t;
+    using Sum = std::int32_t;
+    struct Weights {
+        std::int16_t taps[4][16];
+    };
+    static constexpr std::int64_t kStep = 4, kStride = 1;
+    using Word = std::uint64_t;
+    Sum sums[16] = {};
+    static Weights weights(const Word* at) {
+        Weights w;
+        for (int lane = 0; lane < 16; ++lane)
+            for (int tap = 0; tap < 4; ++tap)
+                w.taps[tap][lane] = static_cast<std::int16_t>(2 * static_cast<int>(*at >> (4 * lane + tap) & 1) - 1);
+        return w;
+    }
+    void add(const Number* x, const Weights& w) {
+        for (int lane = 0; lane < 16; ++lane) {
+            const std::int16_t four = static_cast<std::int16_t>(x[0] * w.taps[0][lane] + x[1] * w.taps[1][lane] +
+                                                                x[2] * w.taps[2][lane] + x[3] * w.taps[3][lane]);
+            sums[lane] += four;
+        }
+    }
+    void store(Sum* to) const { std::memcpy(to, sums, sizeof sums); }
+};
+
+struct RealSums {
+    using Number = float;
+    using Sum = float;
+    struct Weights {
+        float lane[16];
+    };
+    static constexpr std::int64_t kStep = 1;
+    float sums[16] = {};
+    void add(const float* x, const Weights& w) {
+        for (int lane = 0; lane < 16; ++lane) sums[lane] += *x * w.lane[lane];
+    }
+    void store(float* to) const { std::memcpy(to, sums, sizeof sums); }
+};
+
+struct Signs : RealSums {
+    using Word = std::uint16_t;
+    static constexpr std::int64_t kStride = 1;
+    static Weights weights(const Word* at) {
+        Weights w;
+        for (int lane = 0; lane < 16; ++lane) w.lane[lane] = static_cast<float>(2 * (*at >> lane & 1) - 1);
+        return w;
+    }
+};
+
+struct Reals : RealSums {
+    using Word = float;
+    static constexpr std::int64_t kStride = 16;
+    static Weights weights(const Word* at) {
+        Weights w;
+        std::memcpy(w.lane, at, sizeof w.lane);
+        return w;
+    }
+};
+
+#endif
+
+}  // namespace BITRELAX_LEVEL
+}  // namespace bitrelax
