@@ -46,12 +46,8 @@ class PackedNetwork:
         dtype or with a nan and for an unknown backend, RuntimeError where the backend cannot run here.
         """
         x = self._checked(x)
-        first, *others = self._ready(backend, threads)
-        output = first.run(x)
-        if others:
-            for other in others:
-                output = output + other.run(x)
-            output = output / np.float32(1 + len(others))
+        ready = self._ready(backend, threads)
+        output = ready[0].run(x) if len(ready) == 1 else _average(ready, x)
         return output if self._columns is None else output.reshape(len(x), self._columns)
 
     def classes(self, x: np.ndarray, *, backend: str = "auto", threads: int = 1) -> np.ndarray:
@@ -107,6 +103,15 @@ def load(path: str | os.PathLike[str]) -> PackedNetwork:
 def save(network: PackedNetwork | Form, path: str | os.PathLike[str]) -> None:
     """Writes the file of a packed network or a form, whole or not at all."""
     save_form(network.form if isinstance(network, PackedNetwork) else network, path)
+
+
+def _average(networks: tuple[Executor, ...], x: np.ndarray) -> np.ndarray:
+    total = networks[0].run(x)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are values here, as in every network
+        for network in networks[1:]:
+            total = total + network.run(x)
+        average: np.ndarray = total / np.float32(len(networks))
+    return average
 
 
 def _holds_nan(x: np.ndarray) -> bool:
