@@ -9,10 +9,14 @@ import importlib.util
 import operator
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from core.deploy.cuda.backend import Executor as CudaExecutor
+from core.deploy.cuda.host import HostLauncher, built
+from core.deploy.cuda.launcher import DeviceError
 from core.deploy.form import Graph, Value
 from core.deploy.operations import OPERATIONS
 
@@ -230,8 +234,7 @@ class Twin:
 assert all(hasattr(Twin, f"_{name.lower()}") for name in OPERATIONS), "an operation without a twin"
 
 
-def _backends() -> dict[str, Callable]:
-    """Graph -> executor, of every backend and CPU level that this machine has. NumPy always."""
+def _on_the_cpu() -> dict[str, Callable]:
     made = {"numpy": importlib.import_module("core.deploy.reference").Executor}
     if importlib.util.find_spec("core.deploy.native") and importlib.import_module("core.extension").module():
         native = importlib.import_module("core.deploy.native").Executor
@@ -240,11 +243,29 @@ def _backends() -> dict[str, Callable]:
     return made
 
 
+def _emulated(folder: Path, major: int) -> dict[str, Callable]:
+    """The CUDA kernels compiled for this CPU, as a device of this capability runs them; none without a compiler."""
+    try:
+        launcher = HostLauncher(built(folder), capability=(major, 0))
+    except DeviceError:
+        return {}  # tests/deploy/cuda says why
+    return {f"cuda-{major}.0": lambda graph: CudaExecutor(graph, launcher=launcher)}
+
+
 @pytest.fixture(scope="session")
 def twin() -> type[Twin]:
     return Twin
 
 
 @pytest.fixture(scope="session")
-def backends() -> dict[str, Callable]:
-    return _backends()
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Callable]]:
+    """Emulated devices by capability: 9 sums bits on tensor cores, 12 has none for them."""
+    folder = tmp_path_factory.getbasetemp().parent / "cuda-on-the-host"
+    folder.mkdir(exist_ok=True)
+    return lambda major: _emulated(folder, major)
+
+
+@pytest.fixture(scope="session")
+def backends(emulated) -> dict[str, Callable]:
+    """Graph -> executor, of every backend and CPU level that this machine has; of devices, one. NumPy always."""
+    return _on_the_cpu() | emulated(9)

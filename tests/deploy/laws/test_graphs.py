@@ -328,7 +328,7 @@ def test_every_backend_computes_what_the_form_says(twin, backends, data: st.Data
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_so_they_do_of_graphs_drawn_evenly(seed: int, twin, backends) -> None:
-    rng = random.Random(seed)
+def test_so_they_do_of_graphs_drawn_evenly(seed: int, twin, backends, emulated) -> None:
+    rng, every = random.Random(seed), backends | emulated(12)
     for _ in range(60):
-        check(backends, twin, *grow_network(rng.choice, twin))
+        check(every, twin, *grow_network(rng.choice, twin))
