@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from core.deploy import reference
+from core import extension
+from core.deploy import native, reference
 from core.deploy.form import Form, Graph
 
 MOST_THREADS = 1024
@@ -30,6 +31,9 @@ class Executor(Protocol):
 
 def automatic() -> str:
     """The backend that "auto" is: the native one, or NumPy, with one warning, where the extension is not built."""
+    if extension.allowed():
+        return "native"
+    extension.warn_once()
     return "numpy"
 
 
@@ -42,6 +46,10 @@ def executors(form: Form, backend: str, threads: int) -> tuple[Executor, ...]:
     return tuple(_MAKERS[backend](graph, threads) for graph in form.networks)
 
 
+def _native(graph: Graph, threads: int) -> Executor:
+    return native.Executor(graph, threads=threads)
+
+
 def _numpy(graph: Graph, threads: int) -> Executor:
     return reference.Executor(graph)
 
@@ -52,7 +60,7 @@ def _cupy(graph: Graph, threads: int) -> Executor:
     return backend.Executor(graph)
 
 
-_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"numpy": _numpy, "cupy": _cupy}
+_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"native": _native, "numpy": _numpy, "cupy": _cupy}
 
 
 @dataclass(frozen=True)
@@ -72,4 +80,7 @@ class Info:
 
 def info() -> Info:
     """What runs packed networks on this machine where no backend is named."""
-    return Info("numpy", reason="no other backend is here yet")
+    about = extension.info()
+    if about.path == "native":
+        return Info("native", native.chosen_level(), about.compiler)
+    return Info("numpy", reason=about.reason)
