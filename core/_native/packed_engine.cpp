@@ -13,6 +13,7 @@ constexpr std::int64_t kLargestSide = std::int64_t{1} << 28;   // of a buffer: a
 constexpr std::int64_t kLargestBytes = std::int64_t{1} << 40;  // where products stop
 constexpr std::int64_t kLargestArena = std::int64_t{1} << 32;  // activations of one example
 constexpr std::int64_t kChunkBytes = std::int64_t{3} << 17;    // activations of a chunk: well within a second-level cache
+constexpr std::int64_t kLargestChunkBytes = std::int64_t{1} << 22;
 constexpr std::int64_t kLargestChunk = 256;                    // examples
 constexpr std::int64_t kAlign = 64;
 constexpr double kWorthThreads = 50e3;  // nanoseconds of work: a step below is done before a thread is awake
@@ -106,6 +107,7 @@ void Program::add(std::unique_ptr<Step> step) {
     check(written.first == 0, "two steps write to one buffer");
     written.first = written.last = now;
     scratch_ = std::max(scratch_, step->scratch());
+    constants_ += step->constants();
     steps_.push_back(std::move(step));
 }
 
@@ -152,7 +154,9 @@ void Program::finish(std::int64_t chunk) {
     check(chunk >= 0 && chunk <= (1 << 20), "a chunk is 0 to 2^20 examples");
     for (const std::int64_t id : outputs_) check(buffer(id).first > 0, "no step writes the output");
     place_buffers();
-    const std::int64_t fits = std::max<std::int64_t>(1, kChunkBytes / std::max<std::int64_t>(1, arena_bytes_));
+    // where weights fill the caches anyway, activations may as well: fewer chunks read them less often
+    const std::int64_t room = std::clamp(constants_ / 4, kChunkBytes, kLargestChunkBytes);
+    const std::int64_t fits = std::max<std::int64_t>(1, room / std::max<std::int64_t>(1, arena_bytes_));
     chunk_ = chunk ? chunk : std::min(kLargestChunk, fits);
     if (threads_ > 1) workers_ = std::make_unique<Workers>(threads_);
 }

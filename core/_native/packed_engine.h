@@ -65,6 +65,7 @@ class Step {
     virtual double work(std::int64_t images) const = 0;  // estimated nanoseconds
     virtual void run(const Frame& frame, std::int64_t begin, std::int64_t end, int worker) const = 0;
     virtual std::int64_t scratch() const { return 0; }  // bytes a worker
+    virtual std::int64_t constants() const { return 0; }  // bytes of weights that each chunk reads again
 
     std::vector<std::int64_t> reads;
     std::int64_t writes = -1;
@@ -107,7 +108,7 @@ class Program {
     std::vector<Buffer> buffers_;
     std::vector<std::unique_ptr<Step>> steps_;
     std::vector<std::int64_t> outputs_;
-    std::int64_t input_ = -1, chunk_ = 0, arena_bytes_ = 0, scratch_ = 0;
+    std::int64_t input_ = -1, chunk_ = 0, arena_bytes_ = 0, scratch_ = 0, constants_ = 0;
     std::unique_ptr<Workers> workers_;
     mutable std::atomic<Arena*> spare_{nullptr};
 

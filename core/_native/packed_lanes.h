@@ -37,6 +37,9 @@ struct Pixels {  // int32 sums of pixels times signs
     }
     void add(const Number* x, const Weights& w) { sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(four_pixels(x)), w); }
     void store(Sum* to) const { _mm512_storeu_si512(to, sums); }
+    std::uint32_t at_least(const Sum* least) const {  // a bit a lane
+        return _mm512_cmp_epi32_mask(sums, _mm512_loadu_si512(least), _MM_CMPINT_NLT);
+    }
 };
 
 struct RealSums {
@@ -96,6 +99,11 @@ struct Pixels {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), high);
     }
+    static std::uint32_t below(__m256i sums, const Sum* least) {
+        const __m256i bounds = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least));
+        return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(bounds, sums))));
+    }
+    std::uint32_t at_least(const Sum* least) const { return 0xffffu ^ (below(low, least) | below(high, least + 8) << 8); }
 };
 
 struct RealSums {
@@ -166,6 +174,11 @@ struct Pixels {
         }
     }
     void store(Sum* to) const { std::memcpy(to, sums, sizeof sums); }
+    std::uint32_t at_least(const Sum* least) const {
+        std::uint32_t bits = 0;
+        for (int lane = 0; lane < 16; ++lane) bits |= static_cast<std::uint32_t>(sums[lane] >= least[lane]) << lane;
+        return bits;
+    }
 };
 
 struct RealSums {

@@ -50,6 +50,28 @@ std::int64_t examples(const Array& array, const Buffer& buffer, const char* name
     return images;
 }
 
+// The memory of a contiguous array through the buffer protocol: a microsecond less a call than an ndarray.
+class View {
+   public:
+    View(nb::handle array, const Buffer& buffer, int flags) {
+        if (PyObject_GetBuffer(array.ptr(), &view_, flags | PyBUF_ND | PyBUF_FORMAT)) throw nb::python_error();
+        const char* format = buffer.kind == Kind::u8 ? "B" : buffer.kind == Kind::f32 ? "f" : buffer.kind == Kind::i32 ? "i" : "I";
+        const bool fits = view_.ndim >= 1 && view_.format && !std::strcmp(view_.format, format) &&
+                          view_.itemsize == size_of(buffer.kind) && view_.len == view_.shape[0] * buffer.bytes();
+        if (!fits) {
+            PyBuffer_Release(&view_);
+            check(false, "an array of a wrong dtype or shape");
+        }
+    }
+    View(const View&) = delete;
+    ~View() { PyBuffer_Release(&view_); }
+    void* data() const { return view_.buf; }
+    std::int64_t images() const { return view_.shape[0]; }
+
+   private:
+    Py_buffer view_;
+};
+
 void run(const Program& program, const Any& x, const std::vector<Out>& outputs, double* seconds) {
     check(program.finished(), "it is not finished");
     const std::int64_t images = examples(x, program.input(), "the input");
@@ -166,14 +188,14 @@ void bind_packed(nb::module_& m) {
     program.def_prop_ro("arena_bytes", &Program::arena_bytes);
     program.def(
         "run",
-        [](const Program& self, const Any& x, const Out& output) {
+        [](const Program& self, nb::handle x, nb::handle output) {
             check(self.finished(), "it is not finished");
             check(self.outputs().size() == 1, "a wrong number of outputs");
-            const std::int64_t images = examples(x, self.input(), "the input");
-            check(examples(output, self.buffer(self.outputs()[0]), "the output") == images, "an output of another batch");
-            void* data = output.data();
+            const View from(x, self.input(), PyBUF_SIMPLE), to(output, self.buffer(self.outputs()[0]), PyBUF_WRITABLE);
+            check(from.images() == to.images(), "an output of another batch");
+            void* data = to.data();
             const nb::gil_scoped_release unlocked;
-            self.run(x.data(), images, &data, nullptr);
+            self.run(from.data(), from.images(), &data, nullptr);
         },
         "x"_a, "output"_a);
     program.def(

@@ -23,26 +23,27 @@ void finish(const Panel& p, std::int64_t row, std::int64_t block, const Sum* sum
 }
 
 // Bits of one block, 0 for channels that are not there.
-inline std::uint32_t bits_of(const Panel& p, std::int64_t block, const std::int32_t* sums) {
-    const std::int32_t* at = p.at + block * kLanes;
-#if defined(__AVX512F__)
-    std::uint32_t bits = _mm512_cmp_epi32_mask(_mm512_loadu_si512(sums), _mm512_loadu_si512(at), _MM_CMPINT_NLT);
-#else
-    std::uint32_t bits = 0;
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) bits |= static_cast<std::uint32_t>(sums[lane] >= at[lane]) << lane;
-#endif
-    const std::int64_t count = std::min(kLanes, p.outputs - block * kLanes);
-    return (bits ^ p.flip[block]) & ((1u << count) - 1);
+template <class Lanes>
+inline std::uint32_t bits_of(const Panel& p, std::int64_t block, const Lanes& sums) {
+    const std::int64_t count = p.outputs - block * kLanes;
+    const std::uint32_t there = count < kLanes ? (1u << count) - 1 : 0xffffu;
+    return (sums.at_least(p.at + block * kLanes) ^ p.flip[block]) & there;
 }
 
-template <class Sum>
-void finish_bits(const Panel&, std::int64_t, std::int64_t, const Sum*) {}  // real sums become no bits
-
-template <>
-void finish_bits(const Panel& p, std::int64_t row, std::int64_t block, const std::int32_t* sums) {
-    std::uint32_t* word = reinterpret_cast<std::uint32_t*>(p.out[row]) + block / 2;
-    const std::uint32_t bits = bits_of(p, block, sums);
-    *word = block % 2 ? *word | bits << 16 : bits;
+// The bits of two blocks, the first of them even, are a word; a block by itself writes its half, the first one the other
+// as well.
+template <class Lanes, int rows, int blocks>
+inline void finish_bits(const Panel& p, std::int64_t row, std::int64_t block, const Lanes (&sums)[blocks][rows]) {
+    for (int r = 0; r < rows; ++r) {
+        std::uint32_t* word = reinterpret_cast<std::uint32_t*>(p.out[row + r]) + block / 2;
+        if constexpr (blocks % 2 == 0) {
+            for (int b = 0; b < blocks; b += 2)
+                word[b / 2] = bits_of(p, block + b, sums[b][r]) | bits_of(p, block + b + 1, sums[b + 1][r]) << 16;
+        } else {
+            const std::uint32_t bits = bits_of(p, block, sums[0][r]);
+            *word = block % 2 ? *word | bits << 16 : bits;
+        }
+    }
 }
 
 template <class Lanes, int rows, int blocks>
@@ -57,14 +58,14 @@ void tile(const Panel& p, std::int64_t row, std::int64_t block) {
             const auto weights = Lanes::weights(w + b * panel + step * Lanes::kStride);
             for (int r = 0; r < rows; ++r) sums[b][r].add(x + r * p.pitch + step * Lanes::kStep, weights);
         }
+    if constexpr (Lanes::kStep == 4) {  // sums of pixels; real ones become no bits
+        if (p.after == After::bits) return finish_bits(p, row, block, sums);
+    }
     typename Lanes::Sum stored[kLanes];
-    for (int b = 0; b < blocks; ++b)
-        for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows; ++r)
+        for (int b = 0; b < blocks; ++b) {
             sums[b][r].store(stored);
-            if (p.after == After::bits)
-                finish_bits(p, row + r, block + b, stored);
-            else
-                finish(p, row + r, block + b, stored);
+            finish(p, row + r, block + b, stored);
         }
 }
 

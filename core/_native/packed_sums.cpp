@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kGroupRows = 64;                     // rows gathered together
 constexpr std::int64_t kGatherBytes = std::int64_t{1} << 18;  // of such rows
+constexpr std::int64_t kShort = 4;  // numbers that are copied at once where a row of taps is shorter
 constexpr std::int64_t kManyPanels = 8;  // pairs of blocks from which threads share the outputs of a linear layer
 constexpr double kWordsANanosecond = 30, kPixelsANanosecond = 150, kRealsANanosecond = 40;
 
@@ -73,6 +74,8 @@ class OverBits : public Step {
         check_epilogue(after_, kernel, target, Kind::i32, classes_);
         lay_segments();
     }
+
+    std::int64_t constants() const override { return static_cast<std::int64_t>(weights_.size() * sizeof(weights_[0])); }
 
     std::int64_t units(std::int64_t images) const override {
         if (!target_.vector()) return images * target_.height;
@@ -162,6 +165,23 @@ class OverBits : public Step {
     std::vector<std::int64_t> offsets_;
 };
 
+// A position of the target, counted through its rows and the images of a chunk.
+struct Position {
+    std::int64_t image, y, x, height, width;
+    Position(std::int64_t row, const Buffer& target) : height(target.height), width(target.width) {
+        image = row / (height * width);
+        y = row / width % height;
+        x = row % width;
+    }
+    void operator++() {
+        if (++x < width) return;
+        x = 0;
+        if (++y < height) return;
+        y = 0;
+        ++image;
+    }
+};
+
 template <class Number, class Weight>
 class OverRows : public Step {
    public:
@@ -191,9 +211,15 @@ class OverRows : public Step {
         const bool pointwise = kernel.height == 1 && kernel.width == 1 && kernel.stride == 1;
         direct_ = (whole || pointwise) && kernel.padding == 0 && kernel.groups == 1 && source.plain() && taken_ == taps_ &&
                   (kernel.dilation == 1 || pointwise);
+        contiguous_ = kernel.dilation == 1 && (source.planar || kernel.groups == 1);
+        for (std::int64_t plane = 0; plane < (source.planar ? channels_ : 1); ++plane)
+            for (std::int64_t y = 0; y < kernel.height; ++y)
+                lines_.push_back(plane * source.item() + y * kernel.dilation * source.row());
     }
 
-    std::int64_t scratch() const override { return direct_ ? 0 : group_rows_ * taps_ * static_cast<std::int64_t>(sizeof(Number)); }
+    std::int64_t scratch() const override { return direct_ ? 0 : (group_rows_ * taps_ + kShort) * static_cast<std::int64_t>(sizeof(Number)); }
+
+    std::int64_t constants() const override { return static_cast<std::int64_t>(weights_.size() * sizeof(weights_[0])); }
 
     std::int64_t units(std::int64_t images) const override {
         return by_outputs(images) ? (blocks_ + 1) / 2 : (rows(images) + group_rows_ - 1) / group_rows_;
@@ -225,9 +251,11 @@ class OverRows : public Step {
         const std::int64_t size = size_of(target_.kind);
         for (std::int64_t group = 0; group < kernel_.groups; ++group) {
             const std::int64_t lane = first * kBlock;
-            for (std::int64_t r = 0; r < count; ++r)
-                out[r] = frame.at<char>(writes) + size * (output_of(row + r) + group_offset(target_, group, outputs_) +
-                                                          (target_.kind == Kind::bits ? lane / 32 : lane));
+            char* first_out = frame.at<char>(writes) + size * (group_offset(target_, group, outputs_) +
+                                                               (target_.kind == Kind::bits ? lane / 32 : lane));
+            Position at(row, target_);
+            for (std::int64_t r = 0; r < count; ++r, ++at)
+                out[r] = first_out + size * (at.image * target_.image() + target_.origin() + at.y * target_.row() + at.x * target_.pixel());
             const Number* source = direct_ ? frame.at<const Number>(reads[0]) + row * taken_ : gather(frame, worker, row, count, group);
             const std::int64_t own = (group * blocks_ + first) * kBlock;
             const Panel panel{source,
@@ -247,49 +275,48 @@ class OverRows : public Step {
         }
     }
 
-    std::int64_t output_of(std::int64_t row) const {
-        const std::int64_t area = target_.height * target_.width, at = row % area;
-        return row / area * target_.image() + target_.origin() + at / target_.width * target_.row() + at % target_.width * target_.pixel();
-    }
-
     const Number* gather(const Frame& frame, int worker, std::int64_t row, std::int64_t count, std::int64_t group) const {
         auto* rows = reinterpret_cast<Number*>((*frame.scratch)[static_cast<std::size_t>(worker)].data());
-        const std::int64_t area = target_.height * target_.width;
-        for (std::int64_t r = 0; r < count; ++r) {
-            const std::int64_t at = (row + r) % area;
-            const Number* image = frame.at<const Number>(reads[0]) + (row + r) / area * source_.image();
-            Number* to = rows + r * taps_;
-            gather_taps(image + group * channels_ * source_.item(), at / target_.width * kernel_.stride - kernel_.padding,
-                        at % target_.width * kernel_.stride - kernel_.padding, to);
-            std::fill(to + taken_, to + taps_, Number{0});
+        Position at(row, target_);
+        Number* to = rows;
+        for (std::int64_t r = 0; r < count; ++r, ++at, to += taps_) {
+            const Number* image = frame.at<const Number>(reads[0]) + at.image * source_.image();
+            gather_taps(image, group * channels_ * source_.item(), at.y * kernel_.stride - kernel_.padding,
+                        at.x * kernel_.stride - kernel_.padding, to);
+            for (std::int64_t tap = taken_; tap < taps_; ++tap) to[tap] = Number{0};
         }
         return rows;
     }
 
     // Taps in the order of the weights: rows, columns, channels; of planar images channels, rows, columns.
-    void gather_taps(const Number* image, std::int64_t top, std::int64_t left, Number* to) const {
-        const std::int64_t planes = source_.planar ? channels_ : 1, run = source_.planar ? 1 : channels_;
-        for (std::int64_t plane = 0; plane < planes; ++plane)
-            for (std::int64_t ky = 0; ky < kernel_.height; ++ky, to += kernel_.width * run) {
-                const std::int64_t y = top + ky * kernel_.dilation;
-                if (y < 0 || y >= source_.height)
-                    std::fill(to, to + kernel_.width * run, Number{0});
-                else
-                    gather_row(image + plane * source_.item() + y * source_.row(), left, run, to);
-            }
-    }
-
-    void gather_row(const Number* line, std::int64_t left, std::int64_t run, Number* to) const {
-        if (kernel_.dilation == 1 && run == source_.pixel()) {
-            const std::int64_t first = std::max<std::int64_t>(0, -left);  // taps inside: [first, last)
-            const std::int64_t last = std::max(first, std::min(kernel_.width, source_.width - left));
-            const Number* from = line + left * run;
-            std::int64_t i = 0;
-            for (; i < std::min(first, kernel_.width) * run; ++i) to[i] = Number{0};
-            for (; i < last * run && i < kernel_.width * run; ++i) to[i] = from[i];
-            for (; i < kernel_.width * run; ++i) to[i] = Number{0};
+    void gather_taps(const Number* image, std::int64_t first, std::int64_t top, std::int64_t left, Number* to) const {
+        const std::int64_t run = source_.planar ? 1 : channels_, line = kernel_.width * run;
+        const bool rows_inside = top >= 0 && top + kernel_.dilation * (kernel_.height - 1) < source_.height;
+        if (rows_inside && contiguous_ && left >= 0 && left + kernel_.width <= source_.width) {
+            const std::int64_t from = first + top * source_.row() + left * run;
+            if (line <= kShort && from + lines_.back() + kShort <= source_.image())
+                for (const std::int64_t offset : lines_) {
+                    std::memcpy(to, image + from + offset, kShort * sizeof(Number));  // the next line writes over the rest
+                    to += line;
+                }
+            else
+                for (const std::int64_t offset : lines_) {
+                    std::memcpy(to, image + from + offset, static_cast<std::size_t>(line) * sizeof(Number));
+                    to += line;
+                }
             return;
         }
+        for (std::size_t i = 0; i < lines_.size(); ++i, to += line) {
+            const std::int64_t y = top + static_cast<std::int64_t>(i) % kernel_.height * kernel_.dilation;
+            if (y < 0 || y >= source_.height)
+                std::fill(to, to + line, Number{0});
+            else
+                gather_row(image + first + top * source_.row() + lines_[i], left, run, to);
+        }
+    }
+
+    // Taps of one row, some of which may lie outside, where 0 is.
+    void gather_row(const Number* line, std::int64_t left, std::int64_t run, Number* to) const {
         for (std::int64_t kx = 0; kx < kernel_.width; ++kx, to += run) {
             const std::int64_t x = left + kx * kernel_.dilation;
             if (x < 0 || x >= source_.width)
@@ -306,7 +333,8 @@ class OverRows : public Step {
     void (*PackedKernels::*compute_)(const Panel&);
     double speed_;
     std::int64_t channels_, outputs_, blocks_, taken_, steps_, taps_, panel_, group_rows_;
-    bool direct_;
+    bool direct_, contiguous_;
+    std::vector<std::int64_t> lines_;  // where each row of taps begins, from the first
 };
 
 void add_step(Program& program, std::unique_ptr<Step> step, std::int64_t source, std::int64_t target) {

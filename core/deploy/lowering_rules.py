@@ -39,6 +39,7 @@ from core.deploy.sums import (
 )
 
 SUMS, BITS, AFFINE = 0, 1, 2  # what becomes of a sum
+FEW_CHANNELS = 4  # of raw images that are read plane by plane; more are first put side by side
 
 
 def add_node(lowering: Lowering, node: Node) -> None:
@@ -127,8 +128,12 @@ def _row_sums(step: str, lay: Callable[[np.ndarray, int], np.ndarray], kind: str
         if operation.packed:
             weights = layout.signs_of(weights, of_input.channels // groups)
         weights = weights.reshape(kernel[6], kernel[0], kernel[1], value.channels // groups)
+        source = self.placed[name]
         if name == "input" and self.planar:
-            weights = weights.transpose(0, 3, 1, 2)  # taps in the order in which raw images hold them
+            if value.channels <= FEW_CHANNELS:
+                weights = weights.transpose(0, 3, 1, 2)  # taps in the order in which raw images hold them
+            else:
+                source = self.source(name)
         follow = self.follows(node, groups)
         after, table, flip, scale, bias = SUMS, None, None, None, None
         if follow is not None and isinstance(follow.operation, Threshold):
@@ -138,7 +143,7 @@ def _row_sums(step: str, lay: Callable[[np.ndarray, int], np.ndarray], kind: str
             after, scale, bias = AFFINE, *_affine_of(follow, groups)
         laid = lay(weights.reshape(kernel[6], -1), groups)
         target = self.target(_made(self, node, follow))
-        self.add(node.name, kind, step, self.placed[name], target, laid, kernel, after, table, flip, scale, bias)
+        self.add(node.name, kind, step, source, target, laid, kernel, after, table, flip, scale, bias)
 
     return rule
 

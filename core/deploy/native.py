@@ -16,7 +16,7 @@ from core.deploy.form import Graph
 from core.deploy.lowering import Lowered, lower
 from core.deploy.lowering_state import Step
 
-DTYPES = {"bits": np.uint32, "i32": np.int32, "u8": np.uint8, "f32": np.float32}
+DTYPES = {kind: np.dtype(name) for kind, name in (("bits", "u4"), ("i32", "i4"), ("u8", "u1"), ("f32", "f4"))}
 LEVEL_VARIABLE = "BITRELAX_CPU_LEVEL"
 
 
@@ -40,7 +40,8 @@ class Executor:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The output value of each example, (B, *array_shape)."""
-        output = np.empty((len(x), *self._shape), self._dtype)
+        height, width, channels = self._shape
+        output = np.empty((len(x), height, width, channels), self._dtype)
         self._run(x, output)
         return output
 
