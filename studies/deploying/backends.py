@@ -1,4 +1,4 @@
-"""The ways at hand to run a packed network, and where its time goes."""
+"""The ways at hand to run a packed network: the native kernels at each level of this CPU, and NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.deploy import PackedNetwork
+from core.deploy import PackedNetwork, info, native
 
 Array = np.ndarray
 Step = tuple[str, str]  # the node that a step makes, and its kind of work
@@ -24,12 +24,25 @@ class Backend:
 
 def at_hand(network: PackedNetwork) -> list[Backend]:
     """The one that `run` takes by itself first, then the others."""
-    return [_chosen(network, "numpy", "numpy")]
+    numpy = _chosen(network, "numpy", "numpy")
+    if info().backend != "native":
+        return [numpy]
+    own = native.chosen_level()
+    others = [level for level in reversed(native.levels()) if level != own]
+    return [_chosen(network, "native", f"native ({own})"), *(_at_level(network, level) for level in others), numpy]
 
 
 def profiles(network: PackedNetwork, x: Array, rounds: int) -> Iterator[dict[Step, float]]:
     """Seconds by step, over all networks, of so many native runs of `x`; nothing without native kernels."""
-    yield from ()
+    if info().backend != "native":
+        return
+    executors = [native.Executor(graph) for graph in network.form.networks]
+    for _ in range(rounds):
+        seconds: dict[Step, float] = {}
+        for executor in executors:
+            for name, kind, taken in executor.profile(x):
+                seconds[name, kind] = seconds.get((name, kind), 0.0) + taken
+        yield seconds
 
 
 def _chosen(network: PackedNetwork, backend: str, name: str) -> Backend:
@@ -38,3 +51,16 @@ def _chosen(network: PackedNetwork, backend: str, name: str) -> Backend:
         lambda x: network.run(x, backend=backend),
         lambda x, index: network.trace(x, backend=backend, network=index),
     )
+
+
+def _at_level(network: PackedNetwork, level: str) -> Backend:
+    executors = [native.Executor(graph, level=level) for graph in network.form.networks]
+
+    def run(x: Array) -> Array:
+        total = executors[0].run(x)
+        for executor in executors[1:]:
+            total = total + executor.run(x)
+        average = total if len(executors) == 1 else total / np.float32(len(executors))
+        return average.reshape(len(x), -1)
+
+    return Backend(f"native ({level})", run, lambda x, index: executors[index].trace(x))

@@ -64,7 +64,7 @@ def parity_lines(proofs: Sequence[Proven], network: PackedNetwork, choice: Choic
     """What was proven, backend by backend, and what follows for the accuracy."""
     whole = proofs[0].examples == of
     part = "" if whole else f", of the first {proofs[0].examples:,} of {of:,} test inputs alone (--test-limit)"
-    said = ["", f"parity with torch on the CPU{part}:", *(f"  {proof}" for proof in proofs)]
+    said = [f"parity with torch on the CPU{part}:", *(f"  {proof}" for proof in proofs)]
     accuracy = _percent(choice.prediction["metrics"]["test"])
     if whole:
         said.append(f"  so test accuracy is the record's, {accuracy}; no test label was read")

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from studies.deploying import backends, parity, report, sizes, timing
 from studies.deploying.cell import Trained, check_validation, restore
 from studies.deploying.choice import Asked, Choice, Unusable, choose
 from studies.deploying.plain import parameters
+from studies.runner.command import counted
 from studies.runner.manifest import checkout, manifest
 from studies.runner.records import Record, StorageError, Store
 from studies.runner.request import Stop
@@ -47,9 +49,9 @@ class Wanted:
     rounds: int = timing.ROUNDS
 
 
-def run(wanted: Wanted, *, command: Sequence[str], say: Callable[[str], None] = print) -> int:
+def run(wanted: Wanted, *, command: Sequence[str]) -> int:
     """Deploy, telling each step as it is done; 0. Raises Unusable, ParityFailed and Refused, leaving no file then."""
-    started = datetime.now(UTC)
+    started, say = datetime.now(UTC), partial(print, flush=True)
     try:
         with _one_thread():
             _check_places(wanted)
@@ -73,6 +75,7 @@ def _deployed(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
         say("\n".join(report.network_lines(network, trained, choice)))
         inputs = trained.built.problem.test.inputs[: wanted.limit]
         hands = backends.at_hand(network)
+        say(f"\nproving {', '.join(hand.name for hand in hands)} on {counted(len(inputs), 'test input')} ...")
         proofs = parity.prove(trained, network, hands, inputs)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     say("\n".join(report.parity_lines(proofs, network, choice, len(trained.built.problem.test))))

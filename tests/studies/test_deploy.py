@@ -13,7 +13,7 @@ import pytest
 
 import methods
 from core import architectures, problems
-from core.deploy import load
+from core.deploy import info, load, native
 from core.deploy.export import export
 from core.deploy.operations import Affine, Threshold
 from core.deploy.packing import pack
@@ -32,7 +32,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["pandas"] = None  # an import of either fails
 import numpy as np
-from core.deploy import load
+from core.deploy import info, load, native
 network = load(sys.argv[1])
 x = np.load(sys.argv[2])
 np.savez(sys.argv[3], logits=network.run(x), classes=network.classes(x))
@@ -182,6 +182,10 @@ def test_file_says_where_it_comes_from_and_the_data_what_was_measured(trained, t
     assert written["size"]["float32"] == 4 * (weights + 63)  # and a bias each, batch norm folded
     assert written["manifest"]["command"].startswith("python -m studies.deploy --from")
     names = [proof["backend"] for proof in written["parity"]]
+    native_ones = [f"native ({level})" for level in native.levels()] if info().backend == "native" else []
+    assert sorted(names) == sorted([*native_ones, "numpy"])
+    steps = {step["step"] for step in written["steps"]}
+    assert steps <= set(load(file).trace(DIGITS[:1], backend="numpy")) and (bool(steps) == bool(native_ones))
     assert {rate["name"] for rate in written["rates"]} > set(names) and names == written["backends"]
     assert all(rate["images_per_second"] > 0 for rate in written["rates"])
     said = capsys.readouterr().out
