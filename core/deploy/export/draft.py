@@ -104,7 +104,7 @@ class Draft:
         assert stream.reach is not None, "integers are sums, and those know their reach"
         found = cut(name, stream.steps, stream.reach)
         poolings = [step for step in stream.steps if isinstance(step, Pooled)]
-        names = [name, *(f"{name}.{step.name.rpartition('.')[2]}" for step in poolings)][::-1]
+        names = [f"{name}.unpooled", *(f"{name}.pooled{i}" for i in range(1, len(poolings)))][: len(poolings)] + [name]
         operation = Threshold(found.at, pack_bits(found.flip))
         bits = Stream(names[0], self.add(names[0], operation, stream.name), stream.flat)
         for step, smallest, label in zip(poolings, found.smallest, names[1:], strict=True):

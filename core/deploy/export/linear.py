@@ -30,6 +30,7 @@ from core.deploy.sums import (
 from core.interface import WeightLaw
 from core.layers import FirstLayer
 from core.readings import Fixed
+from core.spatial import InputConv2d
 
 LARGEST_PIXEL = 255
 LARGEST_WHOLE = 2**24  # up to here every whole number is a float32
@@ -64,6 +65,8 @@ def convolution(draft: Draft, name: str, module: Any, stream: Stream) -> Stream:
     if stream.flat:
         raise ExportError(f"{name}: a convolution after a Flatten; the packed form holds it over images only")
     stream, weights = _given(draft, name, module.law, stream)
+    if isinstance(module, InputConv2d) and module.shape != (stream.value.channels, *stream.value.shape[:2]):
+        raise ExportError(f"{name}: it takes images of shape {module.shape}, and inputs are {draft.input.raw_shape}")
     geometry = module.contract
     options = {"stride": geometry.stride, "padding": geometry.padding, "groups": geometry.groups}
     return _sums(draft, name, stream, channels_last(weights), CONVOLUTION, options)
@@ -99,7 +102,7 @@ def _given(draft: Draft, name: str, law: WeightLaw, stream: Stream) -> tuple[Str
 
 
 def _exact(stream: Stream, weights: Weights) -> bool:
-    return stream.grid is not None and stream.grid.sums_exactly(weights.fan_in)
+    return stream.grid is not None and stream.grid.sums_exactly(weights.fan_in * len(weights.bases))
 
 
 def _sums(

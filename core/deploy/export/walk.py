@@ -30,9 +30,8 @@ def walked(draft: Draft, name: str, module: nn.Module, stream: Stream) -> Stream
     layer = LAYERS.get(type(module))
     if layer is None:
         known = ", ".join(sorted(kind.__name__ for kind in LAYERS))
-        raise ExportError(
-            f"{name or 'the network'}: no packed form for a {type(module).__name__} (there is for {known})"
-        )
+        label = name or "network"
+        raise ExportError(f"{label}: there is no packed form for a {type(module).__name__}; there is for {known}")
     return layer(draft, name, module, stream)
 
 

@@ -38,6 +38,8 @@ def weights_of(name: str, law: WeightLaw, fixed: Fixed, levels: tuple[float, ...
     """
     if law not in fixed.weights:
         raise ExportError(f"{name}: the reading has no weights for it; it was made from another network")
+    for kind, parameter in law.named_parameters():  # the sign of a nan is -1, and would look sound
+        require_finite(name, f"the law's {kind}", parameter.detach())
     weights = fixed.weights[law].detach()
     require_finite(name, "weights", weights)
     real = law.levels is None

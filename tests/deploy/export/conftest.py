@@ -1,23 +1,27 @@
 """What the tests of export compare: every integer sum, every sign and the logits of a network in torch."""
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from core.claims import laws
 from core.deploy import PackedNetwork, info
 from core.deploy.packing import unpack
 from core.interface import Predictor, Reading, Rng
 from core.layers import Activation, FirstLayer, Network
 from core.ops import StraightThrough
 from core.predict import as_float, logits, mode, reestimate
-from core.readings import SignActivation
+from core.readings import Fixed, SignActivation
 from core.statistics import Evaluation, Statistics
 
 SIGNS = SignActivation(StraightThrough())
+STRAY = 1e-3
+TRACED = 60  # examples whose every value is compared
 BACKENDS = ["numpy", "native"] if info().backend == "native" else ["numpy"]
 
 
@@ -57,7 +61,11 @@ def check_identical() -> Callable[[Case, PackedNetwork, Tensor], None]:
 
 @pytest.fixture
 def check_close() -> Callable[..., None]:
-    """The classes are torch's, and the logits within `bound` of them, in all backends."""
+    """The classes are torch's and the logits close to its, in all backends.
+
+    strays: the share of examples that may be further than STRAY, where a sign follows real sums: one that torch's own
+    rounding decides may turn.
+    """
     return _check_close
 
 
@@ -97,30 +105,50 @@ def _channels_last(h: Tensor) -> np.ndarray:
 
 def _check_identical(case: Case, packed: PackedNetwork, inputs: Tensor) -> None:
     assert packed.form.facts["exact"], packed.form.facts["inexact_because"]
+    expected, few = _averaged(case, inputs), inputs[:TRACED]
+    for i in range(len(case.readings)):
+        truth = case.truth(few, i)
+        for backend in BACKENDS:
+            _check_trace(truth, packed.trace(few.numpy(), backend=backend, network=i))
     for backend in BACKENDS:
-        for i in range(len(case.readings)):
-            _check_trace(case.truth(inputs, i), packed.trace(inputs.numpy(), backend=backend, network=i))
-        rng = Rng()
-        total = 0
-        for reading, statistics in zip(case.readings, case.statistics, strict=True):
-            total = total + logits(case.net, reading, statistics, inputs, rng)
-        expected = (total / len(case.readings)).numpy()
         np.testing.assert_array_equal(packed.run(inputs.numpy(), backend=backend), expected)
 
 
 def _check_trace(truth: Truth, trace: dict[str, np.ndarray]) -> None:
     assert truth.sums, "a network has linear maps"
     for name, sums in truth.sums.items():
-        assert trace[name].dtype == np.int32 or sums.shape[1:3] == (1, 1), "integers, but for averaged features"
-        np.testing.assert_array_equal(trace[name], sums, err_msg=name)
+        # of ternary weights the sum of both bases, twice theirs
+        found = trace[name] if name in trace else trace[f"{name}.bases"] / 2
+        np.testing.assert_array_equal(found, sums, err_msg=name)
     for name, signs in truth.signs.items():
         np.testing.assert_array_equal(unpack(trace[name], signs.shape[3]), signs, err_msg=name)
 
 
-def _check_close(case: Case, packed: PackedNetwork, inputs: Tensor, bound: float) -> None:
-    total = sum(logits(case.net, r, s, inputs, Rng()) for r, s in zip(case.readings, case.statistics, strict=True))
-    expected = (total / len(case.readings)).numpy()
+def _check_close(case: Case, packed: PackedNetwork, inputs: Tensor, *, strays: float = 0.0) -> None:
+    expected = _averaged(case, inputs)
+    # Sums in another order err as torch's own float32 sums do; the largest of those errors is met here against float64.
+    # Twice that is between two float32 evaluations, and the largest of another sample may be a few times larger.
+    bound = 8 * np.abs(expected - _averaged(_in_double(case), inputs)).max() if not strays else STRAY
     for backend in BACKENDS:
         found = packed.run(inputs.numpy(), backend=backend)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+        far = (np.abs(found - expected) > bound).any(1)
+        assert far.mean() <= strays, f"{far.sum()} of {len(far)} examples further than {bound:.2g}"
         np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+
+
+def _in_double(case: Case) -> Case:
+    """The same networks in float64."""
+    net = copy.deepcopy(case.net).double()
+    pairs = list(zip((law for _, law in laws(case.net)), (law for _, law in laws(net)), strict=True))
+    readings = [
+        replace(reading, weights=Fixed({new: reading.weights.weights[old].double() for old, new in pairs}))
+        for reading in case.readings
+    ]
+    return Case(net, case.rule, readings, case.statistics)
+
+
+def _averaged(case: Case, inputs: Tensor) -> np.ndarray:
+    """As `predict` averages logits."""
+    pairs = zip(case.readings, case.statistics, strict=True)
+    first, *others = (logits(case.net, reading, statistics, inputs, Rng()) for reading, statistics in pairs)
+    return (sum(others, first) / len(case.readings)).numpy()

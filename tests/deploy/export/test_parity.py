@@ -55,7 +55,7 @@ def test_classes_are_equal_under_real_activations(name: str, activation: str, ca
     inputs = pixels(200)
     packed = export(net, inputs=inputs)
     assert "activations are real" in packed.form.facts["inexact_because"]
-    check_close(case(net, inputs), packed, pixels(100, seed=2), bound=1e-3)
+    check_close(case(net, inputs), packed, pixels(100, seed=2))
 
 
 @pytest.mark.parametrize("name", INEXACT)
@@ -64,7 +64,7 @@ def test_classes_are_equal_where_layers_stay_real(name: str, case, check_close) 
     inputs = pixels(200)
     packed = export(net, inputs=inputs)
     assert not packed.form.facts["exact"]
-    check_close(case(net, inputs), packed, pixels(100, seed=2), bound=1e-3)
+    check_close(case(net, inputs), packed, pixels(100, seed=2), strays=0.05)
 
 
 def network(name: str, options: dict, *, activation: str) -> Network:
