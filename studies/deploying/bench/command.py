@@ -1,0 +1,104 @@
+"""The bench: measures section by section, prints a row as soon as it is there, writes data, page and figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studies.deploying.bench import (
+    clock,
+    compute_engine,
+    convolutions,
+    cuda,
+    figure,
+    networks,
+    products,
+    roof,
+    startup,
+    table,
+    threads,
+)
+from studies.deploying.bench.compute_engine import Larq
+from studies.deploying.bench.goals import Bench, Row, Section, Timing, Unmeasured
+from studies.runner import machine
+from studies.runner.manifest import manifest
+
+ROUNDS, LEAST = 15, 0.02  # of a case; seconds of a sample
+QUICK_ROUNDS, QUICK_LEAST = 2, 0.001
+NO_DEVICE = 1
+
+
+def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str | None) -> int:
+    """Measure on "cpu" or "cuda" and write into `out`; returns the exit code: 1 where the device is not there.
+
+    json: also the goals alone, as a list. peer_python: an interpreter that has Larq Compute Engine. A goal that does
+    not hold is a row, not an error. Raises ValueError for another device, OSError for a path that cannot be written.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda (got {device!r})")
+    out.mkdir(parents=True, exist_ok=True)
+    if json is not None:
+        json.touch()  # a path that cannot be written is said now
+    torch.set_num_threads(1)
+    measured = _on_gpu if device == "cuda" else _on_cpu
+    facts = {"busy_cores_before": clock.busy_cores(1.0), "load_before": machine.load()}
+    started = datetime.now(UTC)
+    rows, timings, more, code = measured(quick, peer_python)
+    command = ["python", "-m", "studies.deploy", *sys.argv[1:]]
+    facts |= manifest(command, started=started, workers=1, backend=device) | more
+    facts |= {"busy_cores_after": clock.busy_cores(1.0)}
+    name = "bench" if device == "cpu" else "bench-cuda"
+    written = table.write(out, name, rows, timings, facts)
+    if device == "cpu":
+        written += figure.draw(table.frame(timings), out)
+    if json is not None:
+        json.write_text(table.goals_json(rows))
+        written.append(json)
+    print("\n".join([table.summary(rows), "wrote", *(f"  {path}" for path in written)]))
+    return code
+
+
+Outcome = tuple[list[Row], list[Timing], dict[str, Any], int]
+
+
+def _on_cpu(quick: bool, peer_python: str | None) -> Outcome:
+    limit = roof.limit()
+    rounds, least = (QUICK_ROUNDS, QUICK_LEAST) if quick else (ROUNDS, LEAST)
+    bench = Bench(rounds, least, quick, limit)
+    print(f"bench: {machine.cpu()}, one thread; {roof.told(limit)}", flush=True)
+    with compute_engine.started(peer_python) as peer:
+        print(peer, flush=True)
+        rows = list(_printed(_sections(peer), bench))
+    rows += cuda.left_open("measured by --device cuda")
+    return table.ordered(rows), bench.timings, {"limit": roof.told(limit), "larq": str(peer)}, 0
+
+
+def _on_gpu(quick: bool, peer_python: str | None) -> Outcome:
+    if (reason := cuda.missing()) is not None:
+        print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
+        return cuda.left_open(reason), [], {"limit": "", "larq": ""}, NO_DEVICE
+    bench = Bench(QUICK_ROUNDS if quick else ROUNDS, QUICK_LEAST if quick else LEAST, quick, None)
+    rows = list(_printed(cuda.sections(), bench))
+    return table.ordered(rows), bench.timings, {"limit": cuda.told(), "larq": ""}, 0
+
+
+def _sections(peer: Larq | Unmeasured) -> list[Section]:
+    return [
+        products.section(),
+        *convolutions.sections(peer),
+        *networks.sections(peer),
+        threads.section(),
+        startup.section(),
+    ]
+
+
+def _printed(sections: Sequence[Section], bench: Bench) -> Iterator[Row]:
+    for section in sections:
+        for row in section.rows(bench):
+            print(table.line(row), flush=True)
+            yield row
