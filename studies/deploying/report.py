@@ -19,6 +19,7 @@ from studies.runner import machine
 from studies.runner.command import counted
 
 PLAIN = "torch fp32, plain layers"
+MOST_REASONS = 3  # of an inexact file; its facts have all
 MOST_STEPS = 30  # beyond which only sums by kind of work are printed
 
 
@@ -51,7 +52,7 @@ def network_lines(network: PackedNetwork, trained: Trained, choice: Choice) -> l
     if known["exact"]:
         said.append("exact: every sum and every bit is that of torch, and so are the logits")
     else:
-        said.append(f"equal predictions, not equal bits: {'; '.join(known['inexact_because'])}")
+        said.append(f"equal predictions, not equal bits: {_some(known['inexact_because'])}")
     if trained.changed:
         said.append(
             f"sources changed since the record ({'; '.join(trained.changed)}); the network built now has the record's "
@@ -117,6 +118,11 @@ def data(
         "rates": [{**asdict(rate), "images_per_second": rate.images} for rate in rates],
         "steps": [{"step": name, "work": kind, "seconds": taken} for (name, kind), taken in shares.items()],
     }
+
+
+def _some(reasons: Sequence[str]) -> str:
+    more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
+    return "; ".join([*reasons[:MOST_REASONS], *more])
 
 
 def _layer(layer: Layer) -> dict[str, Any]:
