@@ -100,9 +100,11 @@ struct Block {
     ucontext_t main;
     jmp_buf main_at;
     void* main_watched = nullptr;
-    char order[1];  // what ThreadSanitizer sees barriers through
+    // What ThreadSanitizer sees order through: a block's begin and end, and barriers. Those take turns with two, because
+    // a thread may reach the next barrier before another has left this one.
+    char begin, end, order[2];
 };
-inline Block block;
+inline Block& block = *new Block;  // never freed: a process may end while fibers wait
 
 #ifdef __SANITIZE_THREAD__
 inline void acquire(void* at) { __tsan_acquire(at); }
@@ -158,9 +160,9 @@ UNSEEN inline void run_thread() {
 UNSEEN inline void body() {
     for (;;) {
         Fiber& self = *block.now;
-        acquire(block.order);
+        acquire(&block.begin);
         run_thread();
-        release(block.order);
+        release(&block.end);
         if (!self.copies.empty() && !self.copies.back().empty()) {
             std::fprintf(stderr, "a thread ended with copies that no group holds\n");
             std::abort();
@@ -218,9 +220,9 @@ UNSEEN inline void run_block() {
     block.left = block.count;
     block.arrived = block.waits = 0;
     for (int i = 0; i < block.count; ++i) block.fibers[i]->done = false;
-    release(block.order);
+    release(&block.begin);
     leave_to(nullptr, *block.fibers[0]);
-    acquire(block.order);
+    acquire(&block.end);
 }
 
 UNSEEN inline dim3 thread_index() {
@@ -245,11 +247,14 @@ UNSEEN inline void wait_for_block() {
 
 UNSEEN inline bool skipped(int line) { return line == block.skipped_line; }
 
+UNSEEN inline char* next_order() { return &block.order[block.turn % 2]; }
+
 inline void barrier(int line) {
     if (skipped(line)) return;
-    release(block.order);
+    char* const order = next_order();
+    release(order);
     wait_for_block();
-    acquire(block.order);
+    acquire(order);
 }
 
 // Every lane gives words; the last to arrive calls `together(given, got)`; every lane gets words.
@@ -326,6 +331,17 @@ inline void wait_copies(std::size_t groups) {
     }
 }
 
+UNSEEN inline void count_votes(Warp& warp) {
+    u32 votes = 0;
+    for (int lane = 0; lane < kLanes; ++lane) votes |= warp.given[lane][0] << lane;
+    for (int lane = 0; lane < kLanes; ++lane) warp.got[lane][0] = votes;
+}
+
+template <int offset>
+UNSEEN void exchange(Warp& warp) {
+    for (int lane = 0; lane < kLanes; ++lane) warp.got[lane][0] = warp.given[lane ^ offset][0];
+}
+
 // Kernels by name.
 struct Kernel {
     void (*call)(const void*);
@@ -372,19 +388,13 @@ inline void copies_wait() {
 inline u32 __ballot_sync(u32, bool vote) {
     const u32 give = vote;
     u32 get;
-    host::in_warp(&give, 1, &get, 1, [](host::Warp& warp) {
-        u32 votes = 0;
-        for (int lane = 0; lane < host::kLanes; ++lane) votes |= warp.given[lane][0] << lane;
-        for (int lane = 0; lane < host::kLanes; ++lane) warp.got[lane][0] = votes;
-    });
+    host::in_warp(&give, 1, &get, 1, host::count_votes);
     return get;
 }
 template <int offset>
 inline u32 shuffle_xor(u32 value) {
     u32 get;
-    host::in_warp(&value, 1, &get, 1, [](host::Warp& warp) {
-        for (int lane = 0; lane < host::kLanes; ++lane) warp.got[lane][0] = warp.given[lane ^ offset][0];
-    });
+    host::in_warp(&value, 1, &get, 1, host::exchange<offset>);
     return get;
 }
 

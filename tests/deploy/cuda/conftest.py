@@ -1,6 +1,7 @@
 """The kernels built for the host, once a session, and random graphs whose every value is exact on every backend."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,17 @@ EXACT = 1 << 24  # whole numbers below are exact in float32, in whatever order t
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernels for the host; workers of one session share the folder."""
-    folder = tmp_path_factory.getbasetemp().parent / "cuda-on-the-host"
-    folder.mkdir(exist_ok=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this session's libraries lie; its workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    found = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels-on-the-host"
+    found.mkdir(exist_ok=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def library(folder: Path) -> Path:
+    """The kernels for the host."""
     try:
         return built(folder)
     except DeviceError as error:
