@@ -100,6 +100,14 @@ class Draft:
         at = np.zeros(stream.value.channels, np.float32)
         return Stream(name, self.add(name, Binarize(at), stream.name), stream.flat)
 
+    def sum_of(self, name: str, a: Stream, b: Stream) -> Stream:
+        """a + b, entry by entry, of float32."""
+        a, b = self.real_numbers(a), self.real_numbers(b)
+        if a.flat != b.flat:
+            raise ExportError(f"{name}: one branch is flattened and the other is not")
+        grid = Grid(min(a.grid.step, b.grid.step), a.grid.largest + b.grid.largest) if a.grid and b.grid else None
+        return Stream(name, self.add(name, Add(), a.name, b.name), a.flat, grid=grid)
+
     def _threshold(self, stream: Stream, name: str) -> Stream:
         assert stream.reach is not None, "integers are sums, and those know their reach"
         found = cut(name, stream.steps, stream.reach)
@@ -122,14 +130,6 @@ class Draft:
             return replace(stream, name=step.name, value=value)
         operation = Affine(_array(step.scale), _array(step.bias))
         return Stream(step.name, self.add(step.name, operation, stream.name), stream.flat)
-
-    def sum_of(self, name: str, a: Stream, b: Stream) -> Stream:
-        """a + b, entry by entry, of float32."""
-        a, b = self.real_numbers(a), self.real_numbers(b)
-        if a.flat != b.flat:
-            raise ExportError(f"{name}: one branch is flattened and the other is not")
-        grid = Grid(min(a.grid.step, b.grid.step), a.grid.largest + b.grid.largest) if a.grid and b.grid else None
-        return Stream(name, self.add(name, Add(), a.name, b.name), a.flat, grid=grid)
 
     def _check(self, step: Scaled, channels: int) -> None:
         for what, values in (("scale", step.scale), ("bias", step.bias)):

@@ -6,6 +6,7 @@ that very code, also where training has switched denormals off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -50,9 +51,10 @@ def export(
     _check_model(model)
     rng = Rng().manual_seed(0) if rng is None else rng
     with torch.no_grad(), _denormals():
-        drafts, graphs = zip(*_networks(model, rule, inputs, statistics, rng), strict=True)
-    _check_count(rule, len(graphs), statistics)
-    return PackedNetwork(Form(graphs, {**(facts or {}), **_facts(rule, drafts)}))
+        networks = list(_networks(model, rule, inputs.cpu(), statistics, rng))
+    _check_count(rule, len(networks), statistics)
+    graphs = tuple(graph for _, graph in networks)
+    return PackedNetwork(Form(graphs, {**(facts or {}), **_facts(rule, [draft for draft, _ in networks])}))
 
 
 def kept_in_float(facts: Mapping[str, Any]) -> str:
@@ -111,7 +113,9 @@ def _check_reading(rule: Predictor, reading: Reading) -> None:
             f"rule {rule.name!r} predicts with real weights E[w], which no bits hold; export 'mode', ensemble(k) or "
             "ternary"
         )
-    if not isinstance(reading.weights, Fixed) or rule.scores is not plain_logits:
+    if rule.scores is not plain_logits and isinstance(reading.weights, Fixed):
+        raise ExportError(f"rule {rule.name!r} makes scores of its own from the output; export a rule of plain logits")
+    if not isinstance(reading.weights, Fixed):
         raise ExportError(
             f"rule {rule.name!r} reads weights by {type(reading.weights).__name__}, which fixes no network; export "
             "'mode', ensemble(k) or ternary"
@@ -140,8 +144,10 @@ def _input(model: nn.Module, inputs: Tensor) -> Input:
             f"inputs must be uint8 pixels or float32 features (got {inputs.dtype}); convert them with "
             "inputs.to(torch.float32), where training saw the same numbers"
         )
+    if not len(inputs):
+        raise ExportError(f"inputs of shape {tuple(inputs.shape)} hold no example; give the training inputs")
     raw, first = tuple(inputs.shape[1:]), first_map(model)
-    shape = (1, 1, inputs[0].numel())
+    shape = (1, 1, math.prod(raw))
     if first is not None and isinstance(first.contract, Convolution):
         channels, height, width = raw if len(raw) == 3 else (1, *raw) if len(raw) == 2 else (0, 0, 0)
         if not channels:

@@ -66,7 +66,7 @@ def _signs(positive: np.ndarray) -> np.ndarray:
 
 
 def _require_levels(name: str, weights: Tensor, levels: tuple[float, ...]) -> None:
-    if levels not in (BINARY, TERNARY):
+    if not set(BINARY) <= set(levels) <= set(TERNARY):
         raise ExportError(
             f"{name}: weights of levels {levels} have no packed form; it holds -1, +1 and -1, 0, +1 (export the mode)"
         )

@@ -1,6 +1,7 @@
 """What the packed form cannot hold is refused by the layer's name, with the reason and the way out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,11 @@ PIXELS = torch.randint(0, 256, (50, 8, 8), generator=Rng().manual_seed(0), dtype
         (
             Predictor("two", 2, 1, lambda model, rng: [Reading(mode_weights(model), SIGNS)]),
             "rule 'two' declares 2 networks but made 1",
+        ),
+        (Predictor("none", 1, 1, lambda model, rng: []), "rule 'none' declares 1 networks but made 0"),
+        (
+            replace(mode(SIGNS), scores=lambda output: -output),
+            "rule 'mode' makes scores of its own from the output; export a rule of plain logits",
         ),
         (
             Predictor("four", 1, 2, lambda model, rng: [Reading(mode_weights(model), SIGNS)], levels=(-3.0, -1.0, 1.0)),
@@ -210,6 +216,11 @@ def test_layers_that_do_not_fit_what_reaches_them(layers, message: str) -> None:
 def test_inputs_of_another_dtype(dtype: torch.dtype) -> None:
     with pytest.raises(ExportError, match=f"inputs must be uint8 pixels or float32 features .got {dtype}"):
         export(network(), inputs=PIXELS.to(dtype))
+
+
+def test_no_inputs_at_all() -> None:
+    with pytest.raises(ExportError, match=r"inputs of shape \(0, 8, 8\) hold no example"):
+        export(network(), inputs=PIXELS[:0])
 
 
 def test_inputs_that_are_no_images() -> None:
