@@ -4,8 +4,6 @@ The twin is written from what the operations promise. Bits are arrays of -1 and 
 numbers (or of dyadic fractions) far below 2^53, so exact.
 """
 
-import importlib
-import importlib.util
 import operator
 from collections.abc import Callable
 from functools import reduce
@@ -14,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import extension
+from core.deploy import native, reference
 from core.deploy.cuda.backend import Executor as CudaExecutor
 from core.deploy.cuda.host import HostLauncher, built
 from core.deploy.cuda.launcher import DeviceError
@@ -21,7 +21,6 @@ from core.deploy.form import Graph, Value
 from core.deploy.operations import OPERATIONS
 
 FREE_ZERO = {"F32BinLinear", "F32Linear", "F32BinConv2d", "F32Conv2d", "AveragePool"}  # make zeros of either sign
-LEVELS = ("portable", "avx2", "avx512")
 
 
 class Twin:
@@ -235,11 +234,9 @@ assert all(hasattr(Twin, f"_{name.lower()}") for name in OPERATIONS), "an operat
 
 
 def _on_the_cpu() -> dict[str, Callable]:
-    made = {"numpy": importlib.import_module("core.deploy.reference").Executor}
-    if importlib.util.find_spec("core.deploy.native") and importlib.import_module("core.extension").module():
-        native = importlib.import_module("core.deploy.native").Executor
-        for level in LEVELS:
-            made[f"native-{level}"] = lambda graph, level=level: native(graph, level=level)
+    made: dict[str, Callable] = {"numpy": reference.Executor}
+    for level in native.levels() if extension.module() is not None else ():
+        made[f"native-{level}"] = lambda graph, level=level: native.Executor(graph, level=level)
     return made
 
 
