@@ -214,7 +214,7 @@ def _arrays(entries: list[Any], blobs: memoryview) -> list[np.ndarray]:
         end = offset + size
         array = np.frombuffer(blobs[offset:end], np.dtype(entry["dtype"]).newbyteorder("<")).reshape(shape)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        array.flags.writeable = False
+        array.flags.writeable = False  # as the copy of a big-endian machine would be
         arrays.append(array)
     if end != len(blobs):
         raise FileError(f"the arrays end at {end}, but {len(blobs)} bytes are kept for them")

@@ -183,6 +183,13 @@ def test_a_size_that_is_not_the_files_is_refused(value: int) -> None:
     refused(assembled(good()[HEADER : HEADER + length()], blobs, size=value), "should have")
 
 
+def test_arrays_are_all_there_is_after_the_json() -> None:
+    _, blobs = parts(good())
+    text = good()[HEADER : HEADER + length()]
+    refused(assembled(text, blobs + bytes(4)), f"the arrays end at {len(blobs)}, but {len(blobs) + 4} bytes are kept")
+    refused(assembled(text, blobs[:-4]), f"ends at {len(blobs)}, beyond the {len(blobs) - 4} bytes of the arrays")
+
+
 def test_gaps_hold_zeros() -> None:
     spaces = [88, 127]  # the end of the header
     spaces += [HEADER + length()]

@@ -109,15 +109,13 @@ def test_classes_need_one_number_a_class() -> None:
 
 @pytest.mark.parametrize("backend", HERE)
 def test_an_ensemble_is_the_sum_in_order_over_the_count(backend: str) -> None:
-    scales = (1.0, 2.0**-24, 2.0**-24)  # in float32 (1 + u) + u is 1, and 1 + (u + u) is not
+    scales = (1.0, 2.0**-24, -1.0)  # in float32 (1 + u) - 1 is 0, in any other order it is u
     x = np.array([[1.0, -3.0], [0.5, 7.0]], np.float32)
     made = PackedNetwork(scaled_network(*scales)).run(x, backend=backend)
-    total = np.zeros_like(x)
-    for scale in scales:
-        total = total + x * np.float32(scale)
-    assert made.tobytes() == (total / np.float32(3)).tobytes()
-    backwards = (x * np.float32(scales[2]) + x * np.float32(scales[1])) + x
-    assert made.tobytes() != (backwards / np.float32(3)).tobytes()
+    assert made.tobytes() == (((x + x * np.float32(scales[1])) - x) / np.float32(3)).tobytes()
+    assert not made[:, 0].any()
+    turned = PackedNetwork(scaled_network(scales[0], scales[2], scales[1])).run(x, backend=backend)
+    assert np.array_equal(turned, x * np.float32(scales[1]) / np.float32(3))
 
 
 def test_an_average_beyond_float32_is_infinite_and_no_warning() -> None:
@@ -169,6 +167,21 @@ def test_arrays_in_any_order_are_taken(packed: PackedNetwork) -> None:
     locked.flags.writeable = False
     assert np.array_equal(packed.run(locked), truth)
     assert np.array_equal(packed.run(x.view(type("Pixels", (np.ndarray,), {}))), truth)
+
+
+def test_executors_are_given_contiguous_arrays(packed: PackedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Noted(reference.Executor):
+        def run(self, x: np.ndarray) -> np.ndarray:
+            seen.append(type(x) is np.ndarray and x.flags.c_contiguous and x.dtype == np.uint8)
+            return super().run(x)
+
+    monkeypatch.setattr(reference, "Executor", Noted)
+    x = pixels()
+    for view in (x, x[::2], x[::-1], np.asfortranarray(x), x.view(type("Pixels", (np.ndarray,), {}))):
+        packed.run(view, backend="numpy")
+    assert seen == [True] * 5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from core.deploy import reference
+from core.deploy.checks import LARGEST_FAN_IN
 from core.deploy.form import Graph, Input, Node, Operation, Value, words
 from core.deploy.operations import (
     OPERATIONS,
@@ -134,6 +135,18 @@ def test_linear_sums_are_exact(channels: int, kind: str) -> None:
     x, weights = numbers(rng, kind, 4, height, width, channels), signs(rng, 7, height, width, channels)
     made = applied(LINEAR[kind](pack(weights)), packed(kind, x), values=(Value(kind, (height, width, channels)),))
     assert np.array_equal(made[:, 0, 0], exact(x, weights.astype(np.int64)))
+
+
+@pytest.mark.parametrize("channels", [4096, 65_537, 1 << 20, LARGEST_FAN_IN])
+def test_sums_of_many_bits_are_exact(channels: int) -> None:
+    x, flips = signs(random(0), 1, 1, 1, channels), random(1).choice(channels, 7, replace=False)
+    weights = np.repeat(x, 3, axis=0)
+    weights[1] *= -1
+    weights[2, ..., flips] *= -1
+    height = max(1, channels >> 20)  # a side has at most 2^20 numbers
+    x, weights = (a.reshape(len(a), height, 1, -1) for a in (x, weights))
+    made = applied(BinLinear(pack(weights)), pack(x), values=(Value("bits", x.shape[1:]),))
+    assert made.ravel().tolist() == [channels, -channels, channels - 14]
 
 
 @pytest.mark.parametrize("channels", [65_800, 1 << 20])  # 255 C is beyond 2^24, where float32 leaves out whole numbers
