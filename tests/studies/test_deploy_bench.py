@@ -16,7 +16,19 @@ import torch.nn.functional as F
 from core import extension
 from core.deploy import reference
 from studies.deploying import bench
-from studies.deploying.bench import clock, compute_engine, cuda, graphs, kernels, peers, products, startup, table
+from studies.deploying.bench import (
+    clock,
+    command,
+    compute_engine,
+    cuda,
+    graphs,
+    kernels,
+    peers,
+    products,
+    roof,
+    startup,
+    table,
+)
 from studies.deploying.bench.goals import Bench, Case, Failed, Goal, Measured, Missing, Row, Section
 
 needs_kernels = pytest.mark.skipif(extension.module() is None, reason="the native extension is not built here")
@@ -377,3 +389,13 @@ def test_a_difference_that_drowns_in_noise_is_no_time():
     with pytest.raises(Failed, match="case: ours drowns in noise"):
         noisy.time(Case("convolution", "case", 1.0), {"ours": lambda: -1e-6, "torch": lambda: 1e-3})
     assert not noisy.timings
+
+
+def test_without_the_extension_every_row_but_the_import_says_so(monkeypatch):
+    monkeypatch.setattr(extension, "_module", None)
+    monkeypatch.setattr(extension, "_REASON", "no kernels in this test", raising=False)
+    monkeypatch.setattr(extension, "info", extension.info.__wrapped__)  # it is cached
+    sections = command._sections(Missing("no peer"))
+    rows = [row for section in sections for row in section.rows(Bench(1, 1e-4, True, roof.limit()))]
+    assert {row.id for row in rows if row.holds is not None} == {"C10 import"}
+    assert all("no kernels in this test" in row.detail for row in rows if row.id not in ("C10 import", "C10 install"))

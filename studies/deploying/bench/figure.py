@@ -60,11 +60,16 @@ def _panel(axis: Axes, points: pd.DataFrame, names: list[str], kind: str) -> Non
         axis.plot(mine["fraction"], mine["case"].map(places), mark, color=palette[who], label=who, markersize=6)
         if who in LEVELS.values():
             for share, case in zip(mine["fraction"], mine["case"], strict=True):
-                axis.annotate(f"{share:.2f}", (share, places[case]), (5, 4), textcoords="offset points", fontsize=6.5)
+                where = {"xy": (share, places[case]), "xytext": (-5, 4), "textcoords": "offset points"}
+                axis.annotate(f"{share:.2f}", ha="right", fontsize=6.5, **where)
     axis.axvline(1, color="0.2", linewidth=1)
-    axis.axvline(GOALS[kind], color="0.4", linewidth=1, linestyle="--", label="goal of the largest")
+    axis.axvline(GOALS[kind], color="0.4", linewidth=1, linestyle="--", label="goal, at the largest size")
     work = points.drop_duplicates("case").set_index("case")["operations"]
-    axis.set_yticks(range(len(names)), [f"{name}   ({work[name] / 1e9:.3g} Gop)" for name in names])
+    axis.set_yticks(range(len(names)), [f"{name}   ({_work(work[name])})" for name in names])
     axis.set(title=TITLES[kind], xscale="log", xlim=(TICKS[0], 1.6), ylim=(len(names) - 0.4, -0.6))
     axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axis.minorticks_off()
+
+
+def _work(operations: float) -> str:
+    return f"{operations / 1e9:.2g} Gop" if operations >= 1e9 else f"{operations / 1e6:.3g} Mop"

@@ -24,7 +24,7 @@ class Product:
         self.x, self.weights, self.most, self.flip = x, weights, most, flip
         (rows, depth), outputs = x.shape, len(weights)
         blocked = _padded(weights, 0).reshape(-1, BLOCK, depth).transpose(0, 2, 1)
-        sums = _module().BitSums(
+        sums = built().BitSums(
             x.reshape(-1),
             np.ascontiguousarray(blocked),
             outputs=outputs,
@@ -43,9 +43,17 @@ class Product:
         return self._bits
 
 
+def built() -> ModuleType:
+    """The extension. Raises Missing where it is not built."""
+    module = extension.module()
+    if module is None:
+        raise Missing(extension.info().reason or "the native extension is not built here")
+    return module
+
+
 def levels() -> tuple[str, ...]:
     """CPU levels that run here, slowest first. Raises Missing where the extension is not built."""
-    return extension.LEVELS[: _module().best_packed_level() + 1]
+    return extension.LEVELS[: built().best_packed_level() + 1]
 
 
 def product(level: str, rows: int, outputs: int, inputs: int) -> Product:
@@ -60,10 +68,3 @@ def _padded(array: np.ndarray, value: int) -> np.ndarray:
     """Outputs (axis 0) up to a whole number of blocks."""
     more = -len(array) % BLOCK
     return np.concatenate([array, np.full((more, *array.shape[1:]), value, array.dtype)])
-
-
-def _module() -> ModuleType:
-    module = extension.module()
-    if module is None:
-        raise Missing("the native extension is not built here")
-    return module

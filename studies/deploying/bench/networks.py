@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from core.layers import Network
-from studies.deploying.bench import graphs, peers
+from studies.deploying.bench import graphs, kernels, peers
 from studies.deploying.bench.compute_engine import MODES, Larq
 from studies.deploying.bench.goals import Bench, Case, Found, Goal, Measured, Section, Unmeasured
 
@@ -32,6 +32,7 @@ CIFAR_GOALS = (
 
 def mlp(bench: Bench) -> Found:
     """Each batch beside torch, batch norm folded there too."""
+    kernels.built()
     widths = (64, 64, 64, 10) if bench.quick else WIDTHS
     network = graphs.packed(graphs.mlp(widths, np.random.default_rng(0)))
     found: dict[str, Measured | Unmeasured] = {}
@@ -57,6 +58,7 @@ class Cifar:
 
     def __call__(self, bench: Bench) -> Found:
         """One image through the exported network, torch's and Larq's; all in the same rounds."""
+        kernels.built()
         width = 8 if bench.quick else 1
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, size=(16 if bench.quick else 64, 3, 32, 32), dtype=np.uint8)

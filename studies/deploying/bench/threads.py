@@ -9,7 +9,7 @@ import numpy as np
 
 from core.deploy.form import Graph
 from core.deploy.native import Executor
-from studies.deploying.bench import clock, graphs
+from studies.deploying.bench import clock, graphs, kernels
 from studies.deploying.bench.goals import Bench, Case, Found, Goal, Measured, Missing, Section, Unmeasured
 from studies.deploying.bench.networks import WIDTHS
 from studies.runner import machine
@@ -24,6 +24,7 @@ GOALS = (
 
 def measure(bench: Bench) -> Found:
     """Each network with one thread and two; a row that was not quiet to its end is not measured."""
+    kernels.built()
     if machine.cores() < 2:
         raise Missing("this process may use one core only")
     rng = np.random.default_rng(0)
