@@ -87,7 +87,7 @@ class PackedNetwork:
         return found
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
-        if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape[1:] != self._raw_shape or not x.ndim:
+        if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape[1:] != self._raw_shape:
             x = _accepted(x, self._dtype, self._raw_shape)
         if self._real and _holds_nan(x):
             place = np.argwhere(np.isnan(x))[0].tolist()
