@@ -14,7 +14,7 @@ from pathlib import Path
 from studies.runner.command import parse, told
 from studies.runner.request import Stop
 
-INTERRUPTED = 130
+STORAGE, INTERRUPTED = 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Stop, Exception) as error:
         if arguments.debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:  # a place that cannot be read or written
+            print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+            return STORAGE
         message, code = told(error)
         print(message, file=sys.stderr)
         return code

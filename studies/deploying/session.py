@@ -62,8 +62,6 @@ def run(wanted: Wanted, *, command: Sequence[str]) -> int:
                 wanted.json.write_text(text + "\n", encoding="utf-8")
     except StorageError as error:
         raise Refused(str(error)) from error
-    except OSError as error:
-        raise Refused(f"cannot use {error.filename or wanted.to}: {error.strerror or error}") from error
     return 0
 
 

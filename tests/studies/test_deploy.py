@@ -1,5 +1,6 @@
 """From a cell to a proven file: the whole command on small cells, what it refuses, and that its proof can fail."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -13,13 +14,14 @@ import pytest
 
 import methods
 from core import architectures, problems
-from core.deploy import info, load, native
+from core.deploy import PackedNetwork, info, load, native
 from core.deploy.export import export
 from core.deploy.operations import Affine, Threshold
 from core.deploy.packing import pack
 from core.problems import TestSet
 from studies import deploy
 from studies.deploying import backends, parity, session
+from studies.deploying.bench import command
 from studies.deploying.cell import restore
 from studies.deploying.choice import Asked, choose
 from studies.runner.cells import Cell
@@ -32,7 +34,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["pandas"] = None  # an import of either fails
 import numpy as np
-from core.deploy import info, load, native
+from core.deploy import PackedNetwork, info, load, native
 network = load(sys.argv[1])
 x = np.load(sys.argv[2])
 np.savez(sys.argv[3], logits=network.run(x), classes=network.classes(x))
@@ -417,6 +419,36 @@ def test_place_that_cannot_be_written_is_a_storage_error(trained, tmp_path, caps
         assert deploy.main(words(trained, tmp_path / "model.bnn", "--json", str(to))) == 4
         assert f"--json {to}" in capsys.readouterr().err
     assert not (tmp_path / "model.bnn").exists()
+
+
+def test_place_that_refuses_is_a_storage_error(trained, tmp_path, monkeypatch, capsys):
+    def full(network, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(PackedNetwork, "save", full)
+    assert deploy.main(words(trained, tmp_path / "model.bnn")) == 4
+    told = capsys.readouterr().err
+    assert "model.bnn" in told and "No space left" in told and "defect" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_leaves_no_file(trained, tmp_path, monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity, "prove", interrupted)
+    assert deploy.main(words(trained, tmp_path / "model.bnn")) == 130
+    assert capsys.readouterr().err == "interrupted\n" and list(tmp_path.iterdir()) == []
+
+
+def test_bench_is_given_its_options(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(command, "run", lambda *given: asked.append(given) or 3)
+    out, data = tmp_path / "out", tmp_path / "goals.json"
+    options = ["--out", str(out), "--json", str(data), "--device", "cuda", "--quick", "--peer-python", "python3"]
+    assert deploy.main(["--bench", *options]) == 3
+    assert deploy.main(["--bench"]) == 3
+    assert asked == [(out, data, "cuda", True, "python3"), (Path("results/deploy"), None, "cpu", False, None)]
 
 
 def test_help_is_instant():
