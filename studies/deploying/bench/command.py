@@ -34,21 +34,26 @@ NO_DEVICE = 1
 
 
 def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str | None) -> int:
-    """Measure on "cpu" or "cuda" and write into `out`; returns the exit code: 1 where the device is not there.
+    """Measure on "cpu" or "cuda" and write into `out`; returns the exit code.
 
-    json: also the goals alone, as a list. peer_python: an interpreter that has Larq Compute Engine. A goal that does
-    not hold is a row, not an error. Raises ValueError for another device, OSError for a path that cannot be written.
+    Without the device it is 1 and `out` stays as it is. json: the goals alone, as a list, also then. peer_python: an
+    interpreter that has Larq Compute Engine. A goal that does not hold is a row, not an error. Raises ValueError for
+    another device, OSError for a path that cannot be written.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda (got {device!r})")
-    out.mkdir(parents=True, exist_ok=True)
     if json is not None:
         json.touch()  # a path that cannot be written is said now
     torch.set_num_threads(1)
-    measured = _on_gpu if device == "cuda" else _on_cpu
-    facts = {"busy_cores_before": clock.busy_cores(1.0), "load_before": machine.load()}
+    if device == "cuda" and (reason := cuda.missing()) is not None:
+        print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
+        _finish(cuda.left_open(reason), [], json)
+        return NO_DEVICE
+    out.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {"busy_cores_before": clock.busy_cores(1.0), "load_before": machine.load()}
     started = datetime.now(UTC)
-    rows, timings, more, code = measured(quick, peer_python)
+    measured = _on_gpu if device == "cuda" else _on_cpu
+    rows, timings, more = measured(quick, peer_python)
     command = ["python", "-m", "studies.deploy", *sys.argv[1:]]
     facts |= manifest(command, started=started, workers=1, backend=device) | more
     facts |= {"busy_cores_after": clock.busy_cores(1.0)}
@@ -56,14 +61,18 @@ def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str
     written = table.write(out, name, rows, timings, facts)
     if device == "cpu":
         written += figure.draw(table.frame(timings), out)
+    _finish(rows, written, json)
+    return 0
+
+
+Outcome = tuple[list[Row], list[Timing], dict[str, Any]]
+
+
+def _finish(rows: Sequence[Row], written: list[Path], json: Path | None) -> None:
     if json is not None:
         json.write_text(table.goals_json(rows))
         written.append(json)
-    print("\n".join([table.summary(rows), "wrote", *(f"  {path}" for path in written)]))
-    return code
-
-
-Outcome = tuple[list[Row], list[Timing], dict[str, Any], int]
+    print("\n".join([table.summary(rows), *(f"wrote {path}" for path in written)]))
 
 
 def _on_cpu(quick: bool, peer_python: str | None) -> Outcome:
@@ -75,16 +84,15 @@ def _on_cpu(quick: bool, peer_python: str | None) -> Outcome:
         print(peer, flush=True)
         rows = list(_printed(_sections(peer), bench))
     rows += cuda.left_open("measured by --device cuda")
-    return table.ordered(rows), bench.timings, {"limit": roof.told(limit), "larq": str(peer)}, 0
+    facts = {"limit": roof.told(limit), "larq": str(peer), "clock": "CPU time of one thread"}
+    return table.ordered(rows), bench.timings, facts
 
 
 def _on_gpu(quick: bool, peer_python: str | None) -> Outcome:
-    if (reason := cuda.missing()) is not None:
-        print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
-        return cuda.left_open(reason), [], {"limit": "", "larq": ""}, NO_DEVICE
     bench = Bench(QUICK_ROUNDS if quick else ROUNDS, QUICK_LEAST if quick else LEAST, quick, None)
     rows = list(_printed(cuda.sections(), bench))
-    return table.ordered(rows), bench.timings, {"limit": cuda.told(), "larq": ""}, 0
+    facts = {"limit": cuda.told(), "larq": "", "clock": "device events around captured graphs"}
+    return table.ordered(rows), bench.timings, facts
 
 
 def _sections(peer: Larq | Unmeasured) -> list[Section]:

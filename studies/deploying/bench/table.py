@@ -47,9 +47,10 @@ def frame(timings: Sequence[Timing]) -> pd.DataFrame:
 
 def page(rows: Sequence[Row], timings: pd.DataFrame, facts: dict[str, Any]) -> str:
     """What ran where, the goals, every timing."""
-    head = f"`{facts['command']}`: {facts['machine']['cpu']}; {facts['limit']}; {facts['larq']}."
-    note = "Seconds are medians of CPU time of one thread, every case's contenders in shuffled rounds of one process"
-    return "\n".join([head, "", f"{note}{_busy(timings)}.", "", document.markdown(rows), "", markdown(timings), ""])
+    told = "; ".join(text for text in (facts["machine"]["cpu"], facts["limit"], facts["larq"]) if text)
+    note = f"Seconds are medians of {facts['clock']}, every case's contenders in shuffled rounds of one process"
+    lines = [f"`{facts['command']}`: {told}.", "", f"{note}{_busy(timings)}."]
+    return "\n".join([*lines, "", document.markdown(rows), "", markdown(timings), ""])
 
 
 def markdown(timings: pd.DataFrame) -> str:
