@@ -6,6 +6,10 @@
 #include <new>
 #include <stdexcept>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace bitrelax {
 namespace {
 
@@ -28,7 +32,13 @@ const PackedKernels& kernels_of(Level level) {
     return portable::packed_kernels();
 }
 
-std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::int64_t kGap = kAlign;  // between buffers, where no step may reach
+#else
+constexpr std::int64_t kGap = 0;
+#endif
+
+std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign + kGap; }
 
 }  // namespace
 
@@ -50,7 +60,13 @@ struct Program::Arena {
     char* memory = nullptr;
     std::vector<char*> bases;
     std::vector<std::vector<char>> scratch;
-    ~Arena() { ::operator delete[](memory, std::align_val_t{kAlign}); }
+    ~Arena() {
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(memory, static_cast<std::size_t>(bytes));
+#endif
+        ::operator delete[](memory, std::align_val_t{kAlign});
+    }
+    std::int64_t bytes = 0;
 };
 
 Program::Program(Level level, int threads) : level_(level), threads_(threads) {
@@ -165,6 +181,10 @@ std::unique_ptr<Program::Arena> Program::new_arena() const {
     auto arena = std::make_unique<Arena>();
     const std::int64_t bytes = std::max<std::int64_t>(product({arena_bytes_, chunk_}), 1);
     arena->memory = static_cast<char*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{kAlign}));
+    arena->bytes = bytes;
+#ifdef __SANITIZE_ADDRESS__
+    __asan_poison_memory_region(arena->memory, static_cast<std::size_t>(bytes));
+#endif
     arena->bases.resize(buffers_.size());
     arena->scratch.resize(static_cast<std::size_t>(threads_));
     for (auto& scratch : arena->scratch) scratch.resize(static_cast<std::size_t>(scratch_));
@@ -172,6 +192,9 @@ std::unique_ptr<Program::Arena> Program::new_arena() const {
         const Buffer& b = buffers_[id];
         if (b.place != Buffer::Place::arena) continue;
         arena->bases[id] = arena->memory + b.offset * chunk_;
+#ifdef __SANITIZE_ADDRESS__
+        if (b.first > 0) __asan_unpoison_memory_region(arena->bases[id], static_cast<std::size_t>(b.bytes() * chunk_));
+#endif
         if (b.first > 0 && b.border > 0) std::memset(arena->bases[id], 0, static_cast<std::size_t>(b.bytes() * chunk_));
     }
     return arena;

@@ -1,7 +1,11 @@
 """The native engine against NumPy: every node of random networks from the same inputs, fused or not, at every level."""
 
 import dataclasses
+import os
+import signal
 import threading
+import time
+import warnings
 
 import numpy as np
 import pytest
@@ -138,6 +142,27 @@ def test_several_python_threads_may_call_one_executor(threads):
     for caller in callers:
         caller.join()
     assert all(len(kept) == 5 and all(np.array_equal(expected, made) for made in kept) for kept in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_runs_on_threads_of_its_own():
+    rng = np.random.default_rng(8)
+    graph, x = wide(rng), rng.integers(0, 256, (2, 8, 24, 24), np.uint8)
+    executor = Executor(graph, threads=2)
+    expected = executor.run(x)  # now the parent's second thread is there; a child has none of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads: the point here
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if all(np.array_equal(executor.run(x), expected) for _ in range(2)) else 1)
+    end = time.monotonic() + 60
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    if done == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done == (child, 0)
+    assert np.array_equal(executor.run(x), expected)
 
 
 def test_the_input_is_untouched_and_may_be_read_only(networks):
