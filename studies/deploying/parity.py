@@ -19,6 +19,7 @@ from studies.deploying import inside
 from studies.deploying.backends import Array, Backend
 from studies.deploying.cell import Trained
 from studies.deploying.inside import Seen
+from studies.runner.command import counted
 from studies.runner.request import Stop
 
 LONGEST = 120.0  # seconds a backend gets, where it is not the one that runs by default
@@ -34,45 +35,53 @@ class ParityFailed(Stop):
 
 @dataclass
 class Proven:
-    """What one backend was held to. sums, signs, logits: those equal to the bit; largest: difference of two logits."""
+    """What one backend was held to, and what was equal to the bit: sums, signs and logits, each of how many.
+
+    layers: whose integer sums were compared. largest: difference of two logits.
+    """
 
     backend: str
     of: int
     examples: int = 0
-    sums: int = 0
-    signs: int = 0
     layers: int = 0
+    sums: int = 0
+    sums_of: int = 0
+    signs: int = 0
+    signs_of: int = 0
     logits: int = 0
-    numbers: int = 0
+    logits_of: int = 0
     largest: float = 0.0
     seconds: float = field(default=0.0, compare=False)
+    exact: bool = True
 
     def __str__(self) -> str:
         whole = "all" if self.examples == self.of else f"the first {self.examples:,} of"
         inputs = f"{whole} {self.of:,} test inputs"
-        if self.sums:
+        if self.exact:
             return (
-                f"{self.backend}: {self.sums:,} sums of {self.layers} layers, {self.signs:,} signs and "
+                f"{self.backend}: {self.sums:,} sums of {counted(self.layers, 'layer')}, {self.signs:,} signs and "
                 f"{self.logits:,} logits of {inputs} identical"
             )
-        return f"{self.backend}: predictions of {inputs} identical, logits within {self.largest:.2g}"
+        inside = f"{self.sums:,} of {self.sums_of:,} integer sums of {counted(self.layers, 'layer')} identical"
+        told = f"; {inside}" if self.layers else ""
+        return f"{self.backend}: predictions of {inputs} identical, logits within {self.largest:.2g}{told}"
 
 
 def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend], inputs: Tensor) -> list[Proven]:
     """Hold every backend to torch on `inputs` (N, *shape). Raises ParityFailed at the first difference.
 
-    Sums, signs and logits are compared where the file says that it is exact, predictions always. The first backend
+    Sums, signs and logits must be equal where the file says that it is exact, predictions always. The first backend
     sees all inputs; the others as many as they get through in LONGEST seconds each.
     """
     exact = bool(network.form.facts["exact"])
     truth = trained.scores(inputs).numpy()
     if not np.isfinite(truth).all():
         raise ParityFailed("the logits of torch are not finite; there is nothing to hold the file to")
-    proofs = [Proven(backend.name, len(inputs)) for backend in backends]
+    proofs = [Proven(backend.name, len(inputs), exact=exact) for backend in backends]
     size = _batch(network)
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
-        insides = inside.of(trained, batch) if exact else []
+        insides = inside.of(trained, batch)
         for place, (backend, proof) in enumerate(zip(backends, proofs, strict=True)):
             if place and proof.seconds > LONGEST:
                 continue
@@ -80,9 +89,8 @@ def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend],
             where = _Where(backend.name, start)
             for index, seen in enumerate(insides):
                 _hold_inside(where, proof, backend.trace(batch.numpy(), index), seen)  # first: it names the layer
-            _hold_logits(where, proof, backend.run(batch.numpy()), truth[start : start + size], exact)
+            _hold_logits(where, proof, backend.run(batch.numpy()), truth[start : start + size])
             proof.examples += len(batch)
-            proof.layers = sum(array.dtype != np.int8 for seen in insides for array in seen.values())
             proof.seconds += time.perf_counter() - started
     return proofs
 
@@ -106,11 +114,11 @@ class _Where:
         )
 
 
-def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array, exact: bool) -> None:
+def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array) -> None:
     if got.shape != want.shape:
         raise ParityFailed(f"parity failed: {where.backend} gives logits of shape {got.shape}, torch {want.shape}")
     same = got.view(np.uint32) == want.view(np.uint32)
-    if exact and not same.all():
+    if proof.exact and not same.all():
         raise where.failed("logits", ~same, got, want, "logits")
     predicted, truly = got.argmax(1), want.argmax(1)
     if (predicted != truly).any():
@@ -120,16 +128,19 @@ def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array, exact: b
         failure = where.failed("prediction", wrong, predicted, truly, "predictions")
         raise ParityFailed(f"{failure} (torch's two largest logits there are {margin:.3g} apart)")
     proof.logits += int(same.sum())
-    proof.numbers += same.size
+    proof.logits_of += same.size
     proof.largest = max(proof.largest, float(np.abs(got - want).max(initial=0.0)))
 
 
 def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen: Seen) -> None:
+    """Every layer of an exact network; of others the integers that there are, which are counted and may differ."""
     for layer, want in seen.items():
         signs = want.dtype == np.int8
         if signs and layer not in traced:
             continue  # a sign of signs makes nothing
-        got = unpack(traced[layer], want.shape[-1]) if signs else _sums(traced, layer)
+        got = unpack(traced[layer], want.shape[-1]) if signs else _sums(traced, layer, proof.exact)
+        if got is None and not proof.exact:
+            continue
         unit = "signs" if signs else "sums"
         if got is None or got.shape != want.shape:
             found = "has none" if got is None else f"those of shape {got.shape}"
@@ -137,17 +148,24 @@ def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen
                 f"parity failed: {where.backend}, layer {layer!r}: torch has {unit} of shape {want.shape}, "
                 f"the file {found}"
             )
-        if (wrong := got != want).any():
+        wrong = got != want
+        if proof.exact and wrong.any():
             raise where.failed(f"layer {layer!r}", wrong, got, want, unit)
+        right = wrong.size - int(wrong.sum())
         if signs:
-            proof.signs += want.size
+            proof.signs, proof.signs_of = proof.signs + right, proof.signs_of + wrong.size
         else:
-            proof.sums += want.size
+            proof.sums, proof.sums_of = proof.sums + right, proof.sums_of + wrong.size
+            proof.layers += where.start == 0
 
 
-def _sums(traced: Mapping[str, Array], layer: str) -> Array | None:
+def _sums(traced: Mapping[str, Array], layer: str, exact: bool) -> Array | None:
+    """Of the layer `layer`; of a network that is not exact, only integers."""
     bases = traced.get(f"{layer}.bases")  # of weights -1, 0, +1: two sums of signs, together twice the layer's
-    return traced.get(layer) if bases is None else bases / 2
+    found = traced.get(layer) if bases is None else bases
+    if found is None or (not exact and found.dtype != np.int32):
+        return None
+    return found if bases is None else found / 2
 
 
 def _batch(network: PackedNetwork) -> int:

@@ -141,7 +141,9 @@ def test_real_activations_without_torch_give_the_predictions_of_torch(trained, t
     file = tmp_path / "model.bnn"
     assert deploy.main([*words(trained, file, sign=False), "--debug"]) == 0
     said = capsys.readouterr().out
-    assert "equal predictions, not equal bits" in said and "logits within" in said
+    assert "equal predictions, not equal bits: activations are real" in said and "logits within" in said
+    pixels = f"{33 * len(DIGITS):,}"  # the first layer sums integers, whatever comes after
+    assert f"; {pixels} of {pixels} integer sums of 1 layer identical" in said
     want = torch_scores(trained, method="ste", where=("network.activation=relu",))
     assert np.array_equal(without_torch(file, tmp_path)["classes"], want.argmax(1))
 
