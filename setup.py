@@ -6,6 +6,7 @@ else about the project is in pyproject.toml.
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nanobind
@@ -29,15 +30,15 @@ PACKED = (
     "packed_moves",
 )  # kernels of packed networks, likewise; their avx512 has two instruction sets more
 HEADERS = tuple(sorted(path.name for path in SOURCES.glob("*.h")))
-MODULES = (
-    "module",
+MODULE = "module"
+BINDINGS = (
     "sweeps_module",
     "signs_module",
     "elimination_module",
     "batch_module",
     "bitsum_module",
     "packed_module",
-)  # bindings, once
+)  # of each family, once
 ENGINE = ("packed_engine", "packed_steps", "packed_sums", "packed_threads")  # calls the kernels of packed networks
 # Without errno and traps, roots and selections vectorise. No contraction but where the source says so: then levels
 # agree bit for bit.
@@ -67,35 +68,33 @@ FLAGS = " | ".join(
 
 
 class BuildKernels(build_ext):
-    """Compiles the kernels once a level and links them into the module."""
+    """Compiles the kernels once a level, files side by side, and links them into the module."""
 
     def build_extension(self, ext: Extension) -> None:
-        ext.extra_objects = self.compiler.compile(
-            [str(BUNDLED / "nb_combined.cpp")],
-            output_dir=self.build_temp,
-            include_dirs=ext.include_dirs + self.compiler.include_dirs,
-            macros=ext.define_macros,
-            extra_postargs=ext.extra_compile_args,
-        )
-        ext.extra_objects += [
-            compiled
-            for level, flags in LEVELS.items()
-            for kernels, more in ((KERNELS, []), (PACKED, PACKED_LEVELS.get(level, [])))
-            for compiled in self.compiler.compile(
-                [str(SOURCES / f"{kernel}.cpp") for kernel in kernels],
-                output_dir=os.path.join(self.build_temp, level),
-                macros=[("BITRELAX_LEVEL", level), *ext.define_macros],
-                extra_postargs=[*COMMON, *OPTIMISED, *flags, *more],
+        kernel, binding = [*COMMON, *OPTIMISED], ext.extra_compile_args
+        files = [(BUNDLED / "nb_combined.cpp", "", [], binding)]
+        files += [(SOURCES / f"{name}.cpp", "", [], binding) for name in BINDINGS]
+        files += [(SOURCES / f"{name}.cpp", "", [], kernel) for name in ENGINE]
+        for level, flags in LEVELS.items():
+            macros = [("BITRELAX_LEVEL", level)]
+            packed = [*kernel, *flags, *PACKED_LEVELS.get(level, [])]
+            files += [(SOURCES / f"{name}.cpp", level, macros, [*kernel, *flags]) for name in KERNELS]
+            files += [(SOURCES / f"{name}.cpp", level, macros, packed) for name in PACKED]
+
+        def compiled(file: tuple[Path, str, list[tuple[str, str]], list[str]]) -> str:
+            source, folder, macros, flags = file
+            (made,) = self.compiler.compile(
+                [str(source)],
+                output_dir=os.path.join(self.build_temp, folder),
+                include_dirs=ext.include_dirs + self.compiler.include_dirs,
+                macros=[*macros, *ext.define_macros],
+                extra_postargs=flags,
                 depends=ext.depends,
             )
-        ]
-        ext.extra_objects += self.compiler.compile(
-            [str(SOURCES / f"{part}.cpp") for part in ENGINE],
-            output_dir=self.build_temp,
-            macros=ext.define_macros,
-            extra_postargs=[*COMMON, *OPTIMISED],
-            depends=ext.depends,
-        )
+            return made
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = list(pool.map(compiled, files))
         super().build_extension(ext)
 
 
@@ -103,7 +102,7 @@ setup(
     ext_modules=[
         Extension(
             "core._native._kernels",
-            sources=[str(SOURCES / f"{module}.cpp") for module in MODULES],
+            sources=[str(SOURCES / f"{MODULE}.cpp")],
             depends=[
                 str(SOURCES / name)
                 for name in (*HEADERS, *(f"{kernel}.cpp" for kernel in (*KERNELS, *PACKED, *ENGINE)))
