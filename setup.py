@@ -1,6 +1,6 @@
 """Builds the native extension core._native._kernels: C++17 and nanobind, every kernel file once for each CPU level.
 
-The extension is optional: without a C++17 compiler the install goes on, and `core.native` says which path runs. All
+The extension is optional: without a C++17 compiler the install goes on, and `core.extension` says which path runs. All
 else about the project is in pyproject.toml.
 """
 
