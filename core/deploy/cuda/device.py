@@ -1,4 +1,4 @@
-"""The launcher of a real device, through CuPy: kernels compiled by NVRTC at first use and kept by CuPy."""
+"""The launcher of a real device, through CuPy: kernels compiled for it at first use, and kept."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from core.deploy.cuda.compiler import OPTIONS, source, source_of
+from core.deploy.cuda.compiler import source_of
 from core.deploy.cuda.launcher import LEAST_CAPABILITY, DeviceError, Memory
+from core.deploy.cuda.loading import cubin
 from core.deploy.cuda.records import THREADS
 from core.deploy.cuda.steps import Launch
 
@@ -75,7 +76,7 @@ class CupyLauncher:
         if name not in self._kernels:
             text = source_of(name)
             if text not in self._modules:
-                self._modules[text] = self._cupy.RawModule(code=source(text), options=OPTIONS)
+                self._modules[text] = self._cupy.RawModule(path=str(cubin(text, self.capability)))
             self._kernels[name] = self._loaded(name, self._modules[text], shared)
         return self._kernels[name]
 
@@ -85,11 +86,11 @@ class CupyLauncher:
             kernel = module.get_function(name)
             if shared > 48 << 10:  # beyond it a kernel has to ask
                 kernel.max_dynamic_shared_size_bytes = shared
-        except (cuda.compiler.CompileException, cuda.driver.CUDADriverError, cuda.runtime.CUDARuntimeError) as error:
+        except (cuda.driver.CUDADriverError, cuda.runtime.CUDARuntimeError) as error:
             major, minor = self.capability
             raise DeviceError(
-                f"kernel {name} cannot be compiled or loaded for compute capability {major}.{minor}: {error}; "
-                f"CUDA {_version(cuda.runtime.runtimeGetVersion())} may be too old for it: update cupy, or {WAY_OUT}"
+                f"kernel {name} cannot be loaded on a device of compute capability {major}.{minor} ({error}); "
+                f"the driver may be older than CuPy's CUDA: update it, or {WAY_OUT}"
             ) from None
         return kernel
 
@@ -122,7 +123,3 @@ def _capability(cupy: Any) -> tuple[int, int]:
             f"(device {device.id} has {capability[0]}.{capability[1]}); {WAY_OUT}"
         )
     return capability
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

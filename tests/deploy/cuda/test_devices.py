@@ -2,13 +2,16 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from core.deploy import reference
+from core.deploy.cuda import loading
 from core.deploy.cuda.backend import Executor
+from core.deploy.cuda.compiler import kernels
 from core.deploy.cuda.device import CupyLauncher
 from core.deploy.cuda.launcher import DeviceError
 from core.deploy.cuda.rates import WORK, rates
@@ -25,12 +28,9 @@ class StandIn:
     class CUDADriverError(RuntimeError):
         pass
 
-    class CompileException(Exception):
-        pass
-
     def __init__(self, host, *, capability: str = "90", devices: int = 1) -> None:
         self.host, self.entered, self.recorded = host, [], None
-        self.graphs = self.compiled = 0
+        self.graphs = self.loaded = 0
         self.largest_shared: dict[str, int] = {}
         stand_in = self
 
@@ -56,9 +56,9 @@ class StandIn:
                 assert stand_in.recorded is None, "a wait ends a capture with an error"
 
         class RawModule:
-            def __init__(self, code: str, options: tuple[str, ...]) -> None:
-                assert stand_in.recorded is None and "#include" not in code
-                stand_in.compiled += 1
+            def __init__(self, path: str) -> None:
+                assert stand_in.recorded is None and Path(path).read_bytes() == b"machine code"
+                stand_in.loaded += 1
 
             def get_function(self, name: str):
                 return Function(name)
@@ -85,11 +85,8 @@ class StandIn:
         self.cuda = SimpleNamespace(
             Stream=Stream,
             Device=lambda: SimpleNamespace(id=0, compute_capability=capability),
-            runtime=SimpleNamespace(
-                getDeviceCount=count, CUDARuntimeError=self.CUDARuntimeError, runtimeGetVersion=lambda: 13000
-            ),
+            runtime=SimpleNamespace(getDeviceCount=count, CUDARuntimeError=self.CUDARuntimeError),
             driver=SimpleNamespace(CUDADriverError=self.CUDADriverError),
-            compiler=SimpleNamespace(CompileException=self.CompileException),
         )
         self.RawModule, self.uint8 = RawModule, np.uint8
 
@@ -114,15 +111,51 @@ class Octets:
 
 
 @pytest.fixture
-def cupy(monkeypatch, host):
-    """Puts a stand-in in place of CuPy."""
+def cupy(monkeypatch, host, tmp_path):
+    """Puts a stand-in in place of CuPy and of its compiler."""
+    monkeypatch.setattr(loading, "_folder", lambda: tmp_path)
 
     def place(**how) -> StandIn:
         module = StandIn(host(), **how)
         monkeypatch.setitem(sys.modules, "cupy", module)  # type: ignore[arg-type]
+        for name in ("cupy_backends", "cupy_backends.cuda"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        libraries = SimpleNamespace(nvrtc=Compiler())
+        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libraries)  # type: ignore[arg-type]
         return module
 
     return place
+
+
+class Compiler:
+    """As much of CuPy's NVRTC as the launcher uses."""
+
+    class NVRTCError(RuntimeError):
+        pass
+
+    def __init__(self) -> None:
+        self.programs: list[tuple[str, ...]] = []
+
+    def getVersion(self) -> tuple[int, int]:
+        return (13, 0)
+
+    def createProgram(self, text: str, name: str, headers: tuple, include_names: tuple) -> int:
+        assert "#include" not in text
+        return 1
+
+    def compileProgram(self, program: int, options: tuple[str, ...]) -> None:
+        self.programs.append(options)
+        if "sm_150" in options[-1]:
+            raise self.NVRTCError("NVRTC_ERROR_INVALID_OPTION")
+
+    def getCUBIN(self, program: int) -> bytes:
+        return b"machine code"
+
+    def getProgramLog(self, program: int) -> str:
+        return "nvrtc: error: invalid value for --gpu-architecture"
+
+    def destroyProgram(self, program: int) -> None:
+        pass
 
 
 def test_networks_run_captured_once_a_batch_size(cupy, random) -> None:
@@ -134,9 +167,9 @@ def test_networks_run_captured_once_a_batch_size(cupy, random) -> None:
         x = source.inputs(graph, batch)
         assert np.array_equal(executor.run(x), reference.Executor(graph).run(x))
     assert module.graphs == 2
-    before = module.compiled
+    before = module.loaded
     executor.trace(x)
-    assert module.compiled <= before + 2  # each source once, not once a kernel
+    assert module.loaded <= before + 2  # each source once, not once a kernel
 
 
 def test_many_networks_run_through_the_launcher(cupy, random) -> None:
@@ -171,17 +204,36 @@ def test_a_device_that_is_too_old_is_refused_with_both_versions(cupy, capability
         CupyLauncher()
 
 
-def test_a_device_newer_than_the_compiler_is_told_from_other_errors(cupy, random) -> None:
-    module = cupy(capability="150")
+def test_a_device_newer_than_the_compiler_is_refused_with_its_log(cupy, random) -> None:
+    cupy(capability="150")
+    source = random(0)
+    graph = source.graph()
+    with pytest.raises(DeviceError, match=r"NVRTC 13\.0 .*sm_150.*invalid value.*update cupy.*native"):
+        Executor(graph).run(source.inputs(graph, 1))
+
+
+def test_a_driver_that_does_not_load_the_kernels_is_told_from_a_compiler(cupy, random) -> None:
+    module = cupy()
 
     def refuse(self, name: str):
-        raise StandIn.CompileException("nvrtc: error: invalid value for --gpu-architecture")
+        raise StandIn.CUDADriverError("CUDA_ERROR_NO_BINARY_FOR_GPU")
 
     module.RawModule.get_function = refuse
     source = random(0)
     graph = source.graph()
-    with pytest.raises(DeviceError, match=r"15\.0: nvrtc: error: invalid value.*CUDA 13\.0 may be too old"):
+    with pytest.raises(DeviceError, match=r"loaded on .*9\.0 \(CUDA_ERROR_NO_BINARY.*driver may be older"):
         Executor(graph).run(source.inputs(graph, 1))
+
+
+def test_kernels_are_compiled_once_and_kept_between_processes(cupy, random, monkeypatch, tmp_path) -> None:
+    source = random(1)
+    graph = source.graph()
+    for programs in (1, 0):
+        cupy()
+        Executor(graph).run(source.inputs(graph, 2))
+        compiler = sys.modules["cupy_backends.cuda.libs"].nvrtc
+        assert bool(compiler.programs) == bool(programs)
+        assert all("-ftz" not in option for options in compiler.programs for option in options)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
@@ -195,6 +247,19 @@ def test_the_real_cupy_without_a_device_gives_our_error(random) -> None:
         pytest.skip("there is a device")
     with pytest.raises(DeviceError, match="no NVIDIA"):
         Executor(random(0).graph())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_the_compiler_of_the_real_cupy_makes_machine_code_without_a_device(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(loading, "_folder", lambda: tmp_path)
+    try:
+        code = loading.cubin("few_rows", (9, 0)).read_bytes()
+    except DeviceError as error:
+        assert "finds no NVRTC" in str(error) and "bitrelax[gpu]" in str(error)
+        pytest.skip(str(error))
+    assert code[:4] == b"\x7fELF" and all(name.encode() in code for name in kernels("few_rows"))
+    with pytest.raises(DeviceError, match=r"NVRTC .*sm_150.*update cupy"):
+        loading.cubin("few_rows", (15, 0))
 
 
 @pytest.mark.gpu
