@@ -66,7 +66,6 @@ def test_command_says_what_the_file_holds(file, capsys):
 
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
-@pytest.mark.filterwarnings("ignore:packed networks run in NumPy")
 def test_command_prints_a_class_a_line(file, tmp_path, capsys, backend):
     x = RNG.integers(0, 256, (11, 3, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
