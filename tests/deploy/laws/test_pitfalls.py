@@ -430,6 +430,36 @@ def test_an_ensemble_is_summed_in_the_order_of_the_file_then_divided() -> None:
             assert got.dtype == np.float32 and got.tolist() == [[np.float32(answer)]] * 2, backend
 
 
+# ---------------------------------------------------------------------- values with many users
+
+
+def test_a_value_read_in_many_ways_is_the_same_for_each(twin, backends) -> None:
+    """One image of bits under three paddings, pooled, flattened; one sum under two thresholds and an affine map."""
+    rng = np.random.default_rng(0)
+    at = [Threshold(rng.integers(-5, 6, 32).astype(np.int32), pack(signs(rng, 32))) for _ in range(2)]
+    nodes = (
+        Node("bits", half(32), ("input",)),
+        Node("near", BinConv2d(pack(signs(rng, 32, 3, 3, 32)), padding=1), ("bits",)),
+        Node("far", BinConv2d(pack(signs(rng, 9, 5, 5, 32)), padding=2, pad="plus"), ("bits",)),
+        Node("parted", BinConv2d(pack(signs(rng, 32, 3, 3, 8)), padding=3, groups=4, pad="minus"), ("bits",)),
+        Node("pooled", MaxPoolBits(2, 1, 1, smallest=pack(signs(rng, 32))), ("bits",)),
+        Node("flat", Flatten(), ("bits",)),
+        Node("one", at[0], ("near",)),
+        Node("two", at[1], ("near",)),
+        Node("real", Affine(*rng.standard_normal((2, 32)).astype(np.float32)), ("near",)),
+        Node("both", Concat(), ("one", "two", "one")),
+        Node("again", BinConv2d(pack(signs(rng, 7, 3, 3, 96)), padding=1), ("both",)),
+        Node("twice", Add(), ("near", "near")),
+        Node("whole", BinLinear(pack(signs(rng, 5, 4, 5, 32))), ("one",)),
+        Node("row", BinLinear(pack(signs(rng, 5, 1, 1, 640))), ("flat",)),
+        Node("sum", Add(), ("whole", "row")),
+    )
+    graph = Graph(Input((32, 4, 5), Value("u8", (4, 5, 32))), nodes, "sum")
+    x = as_pixels(signs(rng, 3, 32, 4, 5))
+    for output in ("sum", "far", "parted", "pooled", "real", "again", "twice", "two"):
+        check(backends, twin, Graph(graph.input, nodes, output), x)
+
+
 # ---------------------------------------------------------------------- batches
 
 
