@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -33,7 +34,8 @@ class Executor:
     """Runs one graph on arrays (B, *raw_shape) of uint8 or float32, without Python between its layers.
 
     launcher: the device, by default the current one of CuPy. sums: which kernels sum bits, for tests and benchmarks
-    ("auto" chooses by the size of the layer). Raises DeviceError where there is no such device.
+    ("auto" chooses by the size of the layer). Threads may share one: their calls run one after the other. Raises
+    DeviceError where there is no such device.
     """
 
     def __init__(self, graph: Graph, *, launcher: Launcher | None = None, sums: Sums = "auto") -> None:
@@ -75,6 +77,7 @@ class _Program:
             {name: _uploaded(launcher, array) for name, array in step.constants.items()} for step in made.steps
         ]
         self._runs: OrderedDict[int, Run] = OrderedDict()
+        self._lock = threading.Lock()
 
     def made(self, x: np.ndarray, names: tuple[str, ...]) -> list[np.ndarray]:
         """The values of these names for the raw inputs x."""
@@ -82,11 +85,12 @@ class _Program:
         arrays: list[np.ndarray] = [np.empty((len(x), *value.array_shape), DTYPES[value.kind]) for value in values]
         if not len(x):
             return arrays
-        run = self._run(len(x))
-        self._launcher.write(run.arena, run.offsets[RAW], x)
-        run.replay()
-        for name, array in zip(names, arrays, strict=True):
-            self._launcher.read(run.arena, run.offsets[self._plan.places[name]], array)
+        with self._lock:  # an arena is of one call at a time
+            run = self._run(len(x))
+            self._launcher.write(run.arena, run.offsets[RAW], x)
+            run.replay()
+            for name, array in zip(names, arrays, strict=True):
+                self._launcher.read(run.arena, run.offsets[self._plan.places[name]], array)
         return arrays
 
     def _run(self, batch: int) -> Run:

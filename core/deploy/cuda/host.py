@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,8 @@ PROBLEMS = {1: "there is no such kernel", 2: "its struct has another size", 3: "
 
 class HostLauncher:
     """A launcher whose device is this process. capability: which device's choice of kernels it runs."""
+
+    _turn = threading.Lock()  # a library has one emulated multiprocessor
 
     def __init__(self, library: Path, *, capability: tuple[int, int] = (9, 0)) -> None:
         self.capability = capability
@@ -54,9 +57,10 @@ class HostLauncher:
         """Runs every block of one kernel."""
         grid = np.array(call.grid, np.uint32)
         parameters = np.ascontiguousarray(call.parameters)
-        status = self._library.bitrelax_launch(
-            call.kernel.encode(), grid.ctypes.data, THREADS, call.shared, parameters.ctypes.data, parameters.nbytes
-        )
+        with self._turn:
+            status = self._library.bitrelax_launch(
+                call.kernel.encode(), grid.ctypes.data, THREADS, call.shared, parameters.ctypes.data, parameters.nbytes
+            )
         if status:
             raise DeviceError(f"kernel {call.kernel}: {PROBLEMS[status]}")
 
@@ -81,7 +85,7 @@ def built(folder: Path, *, sanitizer: str = "") -> Path:
     if not compiler:
         raise DeviceError("the kernels' host build needs a C++ compiler (g++ or clang++, or name one in CXX)")
     texts = [path.read_bytes() for path in sorted(HERE.glob("*.h")) + sorted(HERE.glob("*.cu"))]
-    flags = [*FLAGS, *(["-g", f"-fsanitize={sanitizer}"] if sanitizer else [])]
+    flags = [*FLAGS, *(["-O1", "-g", f"-fsanitize={sanitizer}"] if sanitizer else [])]
     digest = hashlib.sha256(b"\0".join([*texts, compiler.encode(), " ".join(flags).encode()])).hexdigest()[:16]
     library = folder / f"kernels-{digest}.so"
     if not library.exists():

@@ -1,5 +1,7 @@
 """Single layers on the host's emulation of the GPU kernels: ragged sizes, extremes, and which kernel runs when."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,24 @@ def test_a_batch_is_its_examples_one_by_one_and_may_be_empty(host, random) -> No
     assert np.array_equal(whole[:5], np.concatenate([executor.run(x[k : k + 1]) for k in range(5)]))
     value = graph.values[graph.output]
     assert executor.run(x[:0]).shape == executor.trace(x[:0])[graph.output].shape == (0, *value.array_shape)
+
+
+def test_threads_that_share_an_executor_get_their_own_answers(host, random) -> None:
+    source = random(6)
+    graph = source.graph()
+    x = source.inputs(graph, 24)
+    executor, expected = Executor(graph, launcher=host()), reference.Executor(graph).run(x)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: executor.run(x[k : k + 2]), list(range(0, 24, 2)) * 5))
+    assert np.array_equal(np.concatenate(found), np.concatenate([expected] * 5))
+
+
+def test_affine_maps_keep_denormals(host) -> None:
+    scale, bias = np.float32([1e-38, -1e-45, 1e-40]), np.float32([1e-42, 0.0, -3e-39])
+    x = np.float32([[0.25, 1.0, 1.0], [-1e-3, 3.0, 0.0]])
+    graph = network(Value("f32", (1, 1, 3)), Affine(scale, bias))
+    assert (np.abs(reference.Executor(graph).run(x)) < np.finfo(np.float32).tiny).all()
+    check(graph, x, host())
 
 
 def test_more_batch_sizes_than_are_kept_and_back_again(host, random) -> None:

@@ -69,6 +69,7 @@ def check_moves(found: dict[str, Kernel], architecture: str) -> None:
     for kernel in ("affine_i32", "affine_f32"):
         code = found[kernel]
         assert (code.count("FMUL"), code.count("FADD"), code.count("FFMA")) == (1, 1, 0), kernel
+        assert code.count(r"(FMUL|FADD)\.FTZ") == 0, f"{kernel} flushes denormals"
 
 
 def check_rates(found: dict[str, Kernel], architecture: str) -> None:
