@@ -1,26 +1,38 @@
 """What the tests of export compare: every integer sum, every sign and the logits of a network in torch."""
 
 import copy
+import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import methods
+from core import problems
 from core.claims import laws
 from core.deploy import PackedNetwork, info
+from core.deploy.export import ExportError, export
 from core.deploy.packing import unpack
+from core.fit import Run, fit
 from core.interface import Predictor, Reading, Rng
 from core.layers import Activation, FirstLayer, Network
 from core.ops import StraightThrough
 from core.predict import as_float, logits, mode, reestimate
+from core.problems import Problem
 from core.readings import Fixed, SignActivation
 from core.statistics import Evaluation, Statistics
+from studies.runner.built import build
+from studies.runner.cells import Cell
 
 SIGNS = SignActivation(StraightThrough())
 STRAY = 1e-3
+OPTIONS = {"mlp": {"widths": (50, 33), "dropout": 0.1}, "lenet": {"channels": (8, 12), "units": 40, "affine": True}}
+CHEAPER = {"layerwise-sdp": {"signs": "descent", "examples": 500}}
 TRACED = 60  # examples whose every value is compared
 BACKENDS = ["numpy", "native"] if info().backend == "native" else ["numpy"]
 
@@ -51,6 +63,18 @@ class Case:
 def case() -> Callable[..., Case]:
     """(network, training inputs, rule=mode, seed=0) -> the networks that the rule draws with that seed."""
     return _case
+
+
+@pytest.fixture
+def trained_by() -> Callable[..., tuple[Problem, Network, tuple[Predictor, ...]]]:
+    """(method, problem, architecture, activation, steps) -> the problem, the trained network, the method's rules."""
+    return _trained
+
+
+@pytest.fixture
+def check_rule() -> Callable[[Network, Predictor, Tensor, Tensor], None]:
+    """(network, rule, training inputs, unseen): packed it says what it says in torch, or real weights are refused."""
+    return _check_rule
 
 
 @pytest.fixture
@@ -111,7 +135,8 @@ def _check_identical(case: Case, packed: PackedNetwork, inputs: Tensor) -> None:
         for backend in BACKENDS:
             _check_trace(truth, packed.trace(few.numpy(), backend=backend, network=i))
     for backend in BACKENDS:
-        np.testing.assert_array_equal(packed.run(inputs.numpy(), backend=backend), expected)
+        found = packed.run(inputs.numpy(), backend=backend)
+        np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 def _check_trace(truth: Truth, trace: dict[str, np.ndarray]) -> None:
@@ -152,3 +177,46 @@ def _averaged(case: Case, inputs: Tensor) -> np.ndarray:
     pairs = zip(case.readings, case.statistics, strict=True)
     first, *others = (logits(case.net, reading, statistics, inputs, Rng()) for reading, statistics in pairs)
     return (sum(others, first) / len(case.readings)).numpy()
+
+
+def _check_rule(net: Network, rule: Predictor, train: Tensor, unseen: Tensor) -> None:
+    if rule.weight_bits == 32:
+        with pytest.raises(ExportError, match="no layer has binary weights|real weights|fixes no network"):
+            export(net, rule, inputs=train)
+        return
+    made = _case(net, train, rule, seed=7)
+    packed = export(net, rule, inputs=train, statistics=made.statistics, rng=Rng().manual_seed(7))
+    assert len(packed.form.networks) == rule.networks
+    check = _check_identical if net.activation == "sign" else _check_close
+    check(made, packed, unseen)
+
+
+def _trained(
+    name: str, source: str, architecture: str, activation: str, steps: int
+) -> tuple[Problem, Network, tuple[Predictor, ...]]:
+    problem, method = _problem(source), methods.make(name, **CHEAPER.get(name, {}))
+    options = {"name": architecture, "activation": activation, **OPTIONS[architecture]}
+    cell = Cell("export", source, name, 0, options, {}, {"steps": steps}, 100, "cosine")
+    built = build(cell, method, problem)
+    prepared = built.prepared()
+    train = problem.train
+    run = Run(
+        built.model,
+        method,
+        train.inputs,
+        train.labels,
+        built.budget,
+        schedule="cosine",
+        order=built.rng("order"),
+        noise=built.rng("noise"),
+        masks=built.rng("masks"),
+        prepared=prepared,
+    )
+    assert fit(run).diverged is None
+    return problem, built.model, tuple(method.predictors)
+
+
+@functools.cache
+def _problem(source: str) -> Problem:
+    folder = os.environ.get("BITRELAX_DATA")
+    return problems.load(source, Path(folder) if folder else None)

@@ -62,11 +62,11 @@ def test_networks_with_real_activations_have_equal_classes(name: str, case, chec
 def trained(method: str, name: str, options: dict, *, activation: str) -> tuple[Network, Tensor, Tensor]:
     made, rng = methods.make(method), Rng().manual_seed(0)
     net = build(name, FORM, 10, made.law, rng, activation=activation, **options)
-    inputs, labels = pictures(200, seed=1)
+    inputs, labels = pictures(120, seed=1)
     noise, order = Rng().manual_seed(2), Rng().manual_seed(3)
-    run = Run(net, made, inputs, labels, Budget(200, 40, 20), schedule="cosine", order=order, noise=noise)
+    run = Run(net, made, inputs, labels, Budget(120, 20, 20), schedule="cosine", order=order, noise=noise)
     assert fit(run).diverged is None
-    return net, inputs, pictures(100, seed=4)[0]
+    return net, inputs, pictures(60, seed=4)[0]
 
 
 def pictures(n: int, *, seed: int) -> tuple[Tensor, Tensor]:
