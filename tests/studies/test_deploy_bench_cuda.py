@@ -118,6 +118,7 @@ def pretended(launcher):
 
     monkeypatch.setattr(cuda, "CupyLauncher", lambda: launcher)
     monkeypatch.setattr(cuda.Device, "_sampler", sampler)
+    monkeypatch.setattr(cuda.Device, "_seconds", lambda self, call: (call(), 1e-3)[1])
     monkeypatch.setattr(cuda, "TURNS", 2)
     monkeypatch.setattr(cuda, "MOST_COPIES", 2)
     monkeypatch.setattr(cuda, "WIDTHS", (64, 96, 10))

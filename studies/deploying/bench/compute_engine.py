@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import statistics
@@ -43,9 +44,13 @@ class Larq:
     process: subprocess.Popen[str]
     versions: dict[str, str]
 
-    def sampler(self, case: str, mode: str, repeats: int = 5) -> Sampler:
-        """Median seconds of `repeats` runs of the child. Raises Failed for a case that it cannot run."""
-        self.ask(case, mode, 1)  # converts and warms up
+    def sampler(self, case: str, mode: str, *, least: float) -> Sampler:
+        """Median seconds of the child's runs, as many as take `least` seconds, and 3 at least.
+
+        Raises Failed for a case that it cannot run.
+        """
+        once = statistics.median(self.ask(case, mode, 3).seconds)  # the first request converts and warms up
+        repeats = max(3, math.ceil(least / once))
         return lambda: statistics.median(self.ask(case, mode, repeats).seconds)
 
     def size(self, case: str) -> int:

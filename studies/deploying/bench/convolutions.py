@@ -80,7 +80,8 @@ class Convolution:
         reason = self.larq
         if isinstance(self.larq, Larq):
             try:
-                samplers |= {f"larq {mode}": self.larq.sampler(f"conv {channels} {side}", mode) for mode in MODES}
+                layer = f"conv {channels} {side}"
+                samplers |= {f"larq {mode}": self.larq.sampler(layer, mode, least=bench.least) for mode in MODES}
             except Unmeasured as error:
                 reason = error
         medians = bench.time(_case(channels, side, ", float32 in and out"), samplers)

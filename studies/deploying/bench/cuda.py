@@ -16,9 +16,7 @@ import torch
 
 from core.deploy.cuda.device import CupyLauncher
 from core.deploy.cuda.launcher import DeviceError
-from core.deploy.cuda.records import RATES, THREADS
-from core.deploy.cuda.records import record as struct
-from core.deploy.cuda.steps import Launch
+from core.deploy.cuda.rates import rates
 from core.deploy.cuda.sum_steps import Sums
 from studies.deploying.bench import cuda_exact, cuda_peers, graphs
 from studies.deploying.bench.clock import Sampler
@@ -29,7 +27,7 @@ from studies.deploying.bench.recorded import Recording, record, touched
 ROTATED = 400 << 20  # bytes: several times the second cache of any device
 MOST_COPIES = 256
 SAMPLE = 0.02  # seconds of the device
-CHAINS, TURNS, BLOCKS_A_PROCESSOR = 8, 4096, 8  # of rates.cu
+TURNS, BLOCKS_A_PROCESSOR = 4096, 8  # of the kernels of rates alone
 OCTETS = {"fp32": 4, "bf16": 2, "fp8": 1, "int8": 1}  # of a number
 NO_WGMMA = Missing("there is no wgmma kernel in this package")
 GOALS = (
@@ -102,15 +100,12 @@ class Device:
     def rates(self, bench: Bench) -> Found:
         """G0: what the instructions do on registers alone."""
         processors = torch.cuda.get_device_properties(0).multi_processor_count
-        blocks = processors * BLOCKS_A_PROCESSOR
-        mma = 2.0 * 16 * 8 * 256 * CHAINS * TURNS * blocks * THREADS / 32
-        work = {"and": mma, "xor": mma, "popc": 2.0 * 32 * 2 * CHAINS * TURNS * blocks * THREADS}
+        measured = rates(self.launcher, blocks=processors * BLOCKS_A_PROCESSOR, turns=TURNS, clock=self._seconds)
         found: dict[str, Measured | Unmeasured] = dict(WHY)
-        for name, operations in work.items():
-            kernel = "rate_popc" if name == "popc" else f"rate_mma_{name}"
-            seconds = bench.time(Case("gpu rate", kernel, operations), {"ours": self._rate(kernel, blocks)})["ours"]
-            self.rate[name] = operations / seconds
-            found[f"G0 {name}"] = Measured(self.rate[name] / 1e15, f"{processors} multiprocessors, clock as found")
+        for name, (operations, seconds) in measured.items():
+            self.rate[part := name.removeprefix("rate_").removeprefix("mma_")] = operations
+            told = f"best of 5, {seconds * 1e3:.3g} ms on {processors} multiprocessors, clock as found"
+            found[f"G0 {part}"] = Measured(operations / 1e15, told)
         return found
 
     def exactness(self, bench: Bench) -> Found:
@@ -192,28 +187,23 @@ class Device:
             raise Missing(f"the rate of {name} itself was not measured")
         return self.rate[name]
 
-    def _rate(self, kernel: str, blocks: int) -> Sampler:
-        out = self.launcher.allocate(4 * blocks * THREADS)
-        parameters = struct(RATES, out=out.address, turns=TURNS, seed=1)
-        replay = self.launcher.capture(lambda: self.launcher.launch(Launch(kernel, (blocks, 1, 1), 0, parameters)))
-        return self._sampler(Recording(replay, 1, (out,), (), (out,)))
-
-    def _sampler(self, recording: Recording) -> Sampler:
-        """Seconds of one of the recording's networks, by device events."""
+    def _seconds(self, call: Callable[[], None], times: int = 1) -> float:
+        """Of so many calls, by device events."""
         import cupy
 
         start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record(self.launcher.stream)
+        for _ in range(times):
+            call()
+        end.record(self.launcher.stream)
+        end.synchronize()
+        return float(cupy.cuda.get_elapsed_time(start, end)) / 1e3
+
+    def _sampler(self, recording: Recording) -> Sampler:
+        """Seconds of one of the recording's networks, by device events."""
 
         def of(replays: int) -> Sampler:
-            def sample() -> float:
-                start.record(self.launcher.stream)
-                for _ in range(replays):
-                    recording.replay()
-                end.record(self.launcher.stream)
-                end.synchronize()
-                return float(cupy.cuda.get_elapsed_time(start, end)) / 1e3 / (replays * recording.copies)
-
-            return sample
+            return lambda: self._seconds(recording.replay, replays) / (replays * recording.copies)
 
         return _lasting(of, recording.copies)
 

@@ -68,7 +68,7 @@ class Cifar:
         reason = self.larq
         if isinstance(self.larq, Larq):
             try:
-                samplers |= {f"larq {mode}": self.larq.sampler("binarynet", mode) for mode in MODES}
+                samplers |= {f"larq {mode}": self.larq.sampler("binarynet", mode, least=bench.least) for mode in MODES}
             except Unmeasured as error:
                 reason = error
         medians = bench.time(Case("network", f"binarynet-cifar, width 1/{width}, batch 1"), samplers)
