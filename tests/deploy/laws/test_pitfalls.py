@@ -334,6 +334,18 @@ def test_padding_never_wins_a_pool(size: int, stride: int, padding: int, twin, b
     assert (check(backends, twin, graph, np.full((2, 2, 5, 6), 7, np.uint8))["n2"] == -7).all()
 
 
+@pytest.mark.parametrize("size, stride, padding", [(2, 2, 1), (3, 1, 1), (4, 3, 2), (5, 2, 2), (2, 5, 0)])
+def test_windows_begin_and_end_where_the_padding_puts_them(
+    size: int, stride: int, padding: int, twin, backends
+) -> None:
+    rng = np.random.default_rng(size)
+    pool = MaxPoolBits(size, stride, padding, smallest=pack(signs(rng, 40)))
+    graph = chain(Value("u8", (6, 5, 40)), half(40), pool)
+    check(backends, twin, graph, (rng.random((4, 40, 6, 5)) < 0.2).astype(np.uint8))
+    sums = IntConv2d(pack(signs(rng, 9, 1, 1, 40))), MaxPool(size, stride, padding), ToF32()
+    check(backends, twin, chain(Value("u8", (6, 5, 40)), *sums), rng.integers(0, 256, (4, 40, 6, 5), np.uint8))
+
+
 def test_or_and_and_are_told_apart_channel_by_channel(twin, backends) -> None:
     for channels in (1, 31, 32, 33, 70):
         rng = np.random.default_rng(channels)
@@ -428,6 +440,12 @@ def test_an_ensemble_is_summed_in_the_order_of_the_file_then_divided() -> None:
         for backend in ("numpy", "auto"):
             got = network.run(x, backend=backend)
             assert got.dtype == np.float32 and got.tolist() == [[np.float32(answer)]] * 2, backend
+    for biases in np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32):
+        total = biases[0]
+        for bias in biases[1:]:
+            total = total + bias
+        network = PackedNetwork(Form(tuple(member(float(bias)) for bias in biases)))
+        assert network.run(x).tolist() == [[total / np.float32(7)]] * 2
 
 
 # ---------------------------------------------------------------------- values with many users
