@@ -66,7 +66,8 @@ inline void store(const BitSums& of, const ToAffine& to, Place at, const Counts 
 template <int rows, int blocks, class To>
 void register_block(const BitSums& of, const To& to, Place at) {
     Counts counts[rows][blocks];
-    count(of, of.input + at.row * of.row_pitch, of.weights + at.block * of.segments * of.segment_words * kBlock, counts);
+    const std::int64_t panel = of.segments * of.segment_words * kBlock;
+    count(of, of.input + at.row * of.row_pitch, of.weights + at.block * panel, counts);
     for (int r = 0; r < rows; ++r) store(of, to, {at.row + r, at.block}, counts[r]);
 }
 
@@ -97,8 +98,6 @@ template <class To>
 void run(const BitSums& of, const To& to) {
     const std::int64_t blocks = all_blocks(of);
     std::int64_t block = 0;
-    if (of.rows == 1)
-        for (; block + kLoneBlocks <= blocks; block += kLoneBlocks) register_block<1, kLoneBlocks>(of, to, {0, block});
     for (; block + kBlocks <= blocks; block += kBlocks) all_rows<kBlocks>(of, to, block);
     switch (blocks - block) {
         case 3: return all_rows<3>(of, to, block);

@@ -19,7 +19,7 @@ struct BitSums {
     const std::uint32_t* input;
     std::int64_t rows, row_pitch;
     const std::int64_t* offsets;
-    std::int64_t segments, segment_words;
+    std::int64_t segments, segment_words;  // both >= 1
     const std::uint32_t* weights;  // [ceil(outputs / 16)][segments * segment_words][16]; channels that are not there: 0
     std::int64_t outputs;
     const std::uint16_t* row_class;  // (rows,): which table of the epilogue is row r's; null: table 0 for all

@@ -15,7 +15,6 @@ struct Counts {
     __m256i half[2];  // of 8 channels each
 };
 
-constexpr int kLoneBlocks = 4;
 constexpr int kChunk = 31;  // words whose counts fit a byte
 
 inline __m256i low_nibbles(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }

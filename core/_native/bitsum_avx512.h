@@ -11,25 +11,32 @@ namespace {
 
 using Counts = __m512i;  // of 16 channels
 
-constexpr int kLoneBlocks = 8;  // blocks side by side for a row that has no neighbour: 8 streams of weights
+// Counts one word of each row: added to what there is, or begun with.
+template <bool begin, int rows, int blocks>
+inline void count_word(const std::uint32_t* x, std::int64_t pitch, const std::uint32_t* weights, std::int64_t panel,
+                       Counts (&counts)[rows][blocks]) {
+    __m512i w[blocks];
+    for (int b = 0; b < blocks; ++b) w[b] = _mm512_loadu_si512(weights + b * panel);
+    for (int r = 0; r < rows; ++r) {
+        const __m512i word = _mm512_set1_epi32(static_cast<int>(x[r * pitch]));
+        for (int b = 0; b < blocks; ++b) {
+            const __m512i count = _mm512_popcnt_epi32(_mm512_xor_si512(word, w[b]));
+            counts[r][b] = begin ? count : _mm512_add_epi32(counts[r][b], count);
+        }
+    }
+}
 
 template <int rows, int blocks>
 inline void count(const BitSums& of, const std::uint32_t* input, const std::uint32_t* weights,
                   Counts (&counts)[rows][blocks]) {
     const std::int64_t panel = of.segments * of.segment_words * kBlock;
-    for (auto& row : counts)
-        for (Counts& count : row) count = _mm512_setzero_si512();
-    for (std::int64_t s = 0; s < of.segments; ++s) {
+    count_word<true>(input + of.offsets[0], of.row_pitch, weights, panel, counts);
+    std::int64_t k = 1;
+    for (std::int64_t s = 0; s < of.segments; ++s, k = 0) {
         const std::uint32_t* const x = input + of.offsets[s];
-        for (std::int64_t k = 0; k < of.segment_words; ++k, weights += kBlock) {
-            __m512i w[blocks];
-            for (int b = 0; b < blocks; ++b) w[b] = _mm512_loadu_si512(weights + b * panel);
-            for (int r = 0; r < rows; ++r) {
-                const __m512i word = _mm512_set1_epi32(static_cast<int>(x[r * of.row_pitch + k]));
-                for (int b = 0; b < blocks; ++b)
-                    counts[r][b] = _mm512_add_epi32(counts[r][b], _mm512_popcnt_epi32(_mm512_xor_si512(word, w[b])));
-            }
-        }
+#pragma GCC unroll 2
+        for (; k < of.segment_words; ++k)
+            count_word<false>(x + k, of.row_pitch, weights += kBlock, panel, counts);
     }
 }
 
@@ -38,7 +45,7 @@ inline std::uint32_t at_most(const Counts& counts, const std::int32_t* most) {
 }
 
 inline __m512i sums(const Counts& counts, const std::int32_t* base) {
-    return _mm512_sub_epi32(_mm512_loadu_si512(base), _mm512_slli_epi32(counts, 1));
+    return _mm512_sub_epi32(_mm512_loadu_si512(base), _mm512_add_epi32(counts, counts));
 }
 
 inline __mmask16 first(int channels) { return static_cast<__mmask16>((1u << channels) - 1u); }
@@ -49,8 +56,9 @@ inline void store_sums(const Counts& counts, const std::int32_t* base, std::int3
 
 inline void store_affine(const Counts& counts, const std::int32_t* base, const float* scale, const float* bias,
                          float* to, int channels) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums(counts, base)), _mm512_loadu_ps(scale));
-    _mm512_mask_storeu_ps(to, first(channels), _mm512_add_ps(scaled, _mm512_loadu_ps(bias)));
+    const __mmask16 there = first(channels);
+    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(there, sums(counts, base)), _mm512_loadu_ps(scale));
+    _mm512_mask_storeu_ps(to, there, _mm512_add_ps(scaled, _mm512_loadu_ps(bias)));
 }
 
 }  // namespace

@@ -17,8 +17,6 @@ struct Counts {
     Lanes quarter[4];  // of 4 channels each
 };
 
-constexpr int kLoneBlocks = 4;
-
 template <class Vector, class Number>
 inline Vector load(const Number* from) {
     static_assert(sizeof(Vector) == 4 * sizeof(Number));

@@ -45,8 +45,10 @@ class Sums {
         of_ = {input.data(),      rows,          row_pitch,      offsets.data(), length(offsets, 0),
                segment_words,     weights.data(), outputs,       row_class ? row_class->data() : nullptr};
         require(length(weights, 2) == kBlock, "bitsum: weights are [blocks][words][16]");
-        require(outputs >= 1 && blocks_ == (outputs - 1) / kBlock + 1, "bitsum: outputs does not fit the weights' blocks");
-        require(rows >= 0 && row_pitch >= 0 && segment_words >= 1, "bitsum: rows, row_pitch >= 0 and segment_words >= 1");
+        require(outputs >= 1 && blocks_ == (outputs - 1) / kBlock + 1,
+                "bitsum: outputs does not fit the weights' blocks");
+        require(rows >= 0 && row_pitch >= 0 && segment_words >= 1,
+                "bitsum: rows, row_pitch >= 0 and segment_words >= 1");
         require(of_.segments >= 1 && length(weights, 1) % of_.segments == 0 &&
                     length(weights, 1) / of_.segments == segment_words,
                 "bitsum: the weights' words are segments * segment_words");

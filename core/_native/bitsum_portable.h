@@ -35,9 +35,11 @@ inline Lanes count_lanes(const Lanes* input, const std::uint32_t* weights, int w
     const auto difference = [&](int k) { return input[k] ^ load<Lanes>(weights + k * kBlock); };
     int k = 0;
     for (; k + 8 <= words; k += 8) {
-        const Lanes a = add(ones, difference(k), difference(k + 1)), b = add(ones, difference(k + 2), difference(k + 3));
+        const Lanes a = add(ones, difference(k), difference(k + 1));
+        const Lanes b = add(ones, difference(k + 2), difference(k + 3));
         const Lanes ab = add(twos, a, b);
-        const Lanes c = add(ones, difference(k + 4), difference(k + 5)), d = add(ones, difference(k + 6), difference(k + 7));
+        const Lanes c = add(ones, difference(k + 4), difference(k + 5));
+        const Lanes d = add(ones, difference(k + 6), difference(k + 7));
         eights_bytes += counts_of_bytes(add(fours, ab, add(twos, c, d)));
     }
     for (; k < words; ++k) bytes += counts_of_bytes(difference(k));  // at most 7 x 8 a byte, then at most 8 (1 + 2 + 4)

@@ -13,7 +13,9 @@ using namespace bitrelax;
 
 std::mt19937 random_words(5);
 
-int within(int least, int most) { return least + static_cast<int>(random_words() % static_cast<unsigned>(most - least + 1)); }
+int within(int least, int most) {
+    return least + static_cast<int>(random_words() % static_cast<unsigned>(most - least + 1));
+}
 
 template <class Number>
 std::vector<Number> drawn(std::size_t size, int least, int most) {
@@ -33,7 +35,8 @@ struct Case {
     int classes = within(1, 3), pitch = within(0, words), blocks = (outputs + 15) / 16, all = segments * words;
     std::vector<std::int64_t> offsets;
     std::vector<std::uint32_t> input, weights;
-    std::vector<std::uint16_t> row_class = drawn<std::uint16_t>(rows, 0, classes - 1), flip = drawn<std::uint16_t>(blocks, 0, 65535);
+    std::vector<std::uint16_t> row_class = drawn<std::uint16_t>(rows, 0, classes - 1);
+    std::vector<std::uint16_t> flip = drawn<std::uint16_t>(blocks, 0, 65535);
     std::vector<std::int32_t> table = drawn<std::int32_t>(classes * blocks * 16, -1, all * 32);
     std::vector<float> scale = drawn<float>(blocks * 16, -50, 50), bias = drawn<float>(blocks * 16, -50, 50);
 
