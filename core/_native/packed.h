@@ -19,9 +19,10 @@ enum class After : int { sums = 0, bits = 1, affine = 2 };
 // out[r][o] = sum_k x[r][k] w[o][k] for rows x of `taps` numbers and `blocks` of 16 outputs, of which `outputs` exist.
 // Integer sums become bits by (s >= at[o]) != flip[o]; real ones are not asked to.
 struct Panel {
-    const void* rows;  // uint8 or float32
+    const void* rows;                 // uint8 or float32
     std::int64_t count, pitch, taps;  // pitch in numbers; taps of pixels are a multiple of 4
-    const void* weights;  // pixels: u64 [blocks][taps / 4], bit 4 lane + tap; signs: u16 [blocks][taps]; real: f32 [blocks][taps][16]
+    const void* weights;  // pixels: u64 [blocks][taps / 4], bit 4 lane + tap; signs: u16 [blocks][taps]; real: f32
+                          // [blocks][taps][16]
     std::int64_t blocks, outputs;
     After after;
     const std::int32_t* at;     // [16 blocks]
@@ -32,7 +33,7 @@ struct Panel {
 
 // Windows of one row of outputs over `height` source rows that lie inside; column ranges are cut here.
 struct Pool {
-    const void* source;  // first source row of the window
+    const void* source;            // first source row of the window
     std::int64_t rows, row_pitch;  // source rows that the window holds, and their distance in items
     std::int64_t columns, items;   // source columns, numbers or words a pixel
     std::int64_t outputs, size, stride, padding;
@@ -47,13 +48,14 @@ struct PackedKernels {
     // bit = (x >= at[c]) and possible[c]: a threshold above 255 is impossible.
     void (*binarize_u8)(const std::uint8_t* x, std::int64_t pixels, std::int64_t channels, const std::uint8_t* at,
                         const std::uint32_t* possible, std::uint32_t* out);
-    void (*binarize_f32)(const float* x, std::int64_t pixels, std::int64_t channels, const float* at, std::uint32_t* out);
+    void (*binarize_f32)(const float* x, std::int64_t pixels, std::int64_t channels, const float* at,
+                         std::uint32_t* out);
     void (*threshold)(const std::int32_t* x, std::int64_t pixels, std::int64_t channels, const std::int32_t* at,
                       const std::uint32_t* flip, std::uint32_t* out);
     void (*affine_i32)(const std::int32_t* x, std::int64_t pixels, std::int64_t channels, const float* scale,
                        const float* bias, float* out);
-    void (*affine_f32)(const float* x, std::int64_t pixels, std::int64_t channels, const float* scale, const float* bias,
-                       float* out);
+    void (*affine_f32)(const float* x, std::int64_t pixels, std::int64_t channels, const float* scale,
+                       const float* bias, float* out);
     void (*floats_of_bits)(const std::uint32_t* x, std::int64_t pixels, std::int64_t channels, float* out);
     void (*floats_of_u8)(const std::uint8_t* x, std::int64_t count, float* out);
     void (*floats_of_i32)(const std::int32_t* x, std::int64_t count, float* out);
@@ -79,9 +81,9 @@ const PackedKernels& packed_kernels();
 }
 #endif
 
-#define BITRELAX_PACKED_PANELS             \
-    void panel_u8(const Panel&);           \
-    void panel_signs(const Panel&);        \
+#define BITRELAX_PACKED_PANELS      \
+    void panel_u8(const Panel&);    \
+    void panel_signs(const Panel&); \
     void panel_reals(const Panel&);
 namespace portable {
 BITRELAX_PACKED_PANELS

@@ -16,9 +16,9 @@ namespace {
 constexpr std::int64_t kLargestSide = std::int64_t{1} << 28;   // of a buffer: a flattened image is one
 constexpr std::int64_t kLargestBytes = std::int64_t{1} << 40;  // where products stop
 constexpr std::int64_t kLargestArena = std::int64_t{1} << 32;  // activations of one example
-constexpr std::int64_t kChunkBytes = std::int64_t{3} << 17;    // activations of a chunk: well within a second-level cache
+constexpr std::int64_t kChunkBytes = std::int64_t{3} << 17;  // activations of a chunk: well within a second-level cache
 constexpr std::int64_t kLargestChunkBytes = std::int64_t{1} << 22;
-constexpr std::int64_t kLargestChunk = 256;                    // examples
+constexpr std::int64_t kLargestChunk = 256;  // examples
 constexpr std::int64_t kAlign = 64;
 constexpr double kWorthThreads = 50e3;  // nanoseconds of work: a step below is done before a thread is awake
 constexpr std::int64_t kPartsAThread = 4;
@@ -135,7 +135,8 @@ void Program::place_buffers() {
     std::vector<Held> held;  // by offset
     std::vector<std::int64_t> order;
     for (std::size_t id = 0; id < buffers_.size(); ++id)
-        if (buffers_[id].place == Buffer::Place::arena && buffers_[id].first > 0) order.push_back(static_cast<std::int64_t>(id));
+        if (buffers_[id].place == Buffer::Place::arena && buffers_[id].first > 0)
+            order.push_back(static_cast<std::int64_t>(id));
     std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
         return buffers_[static_cast<std::size_t>(a)].first < buffers_[static_cast<std::size_t>(b)].first;
     });
@@ -145,13 +146,15 @@ void Program::place_buffers() {
         if (b.border == 0) continue;
         b.offset = permanent;
         permanent += aligned(b.bytes());
-        if (permanent > kLargestArena) throw std::length_error("packed program: activations of one example beyond 4 GiB");
+        if (permanent > kLargestArena)
+            throw std::length_error("packed program: activations of one example beyond 4 GiB");
     }
     arena_bytes_ = permanent;
     for (const std::int64_t id : order) {
         Buffer& b = buffers_[static_cast<std::size_t>(id)];
         if (b.border > 0) continue;
-        held.erase(std::remove_if(held.begin(), held.end(), [&](const Held& h) { return h.last < b.first; }), held.end());
+        held.erase(std::remove_if(held.begin(), held.end(), [&](const Held& h) { return h.last < b.first; }),
+                   held.end());
         std::int64_t offset = permanent;
         auto place = held.begin();
         for (; place != held.end() && place->offset < offset + aligned(b.bytes()); ++place)
@@ -159,7 +162,8 @@ void Program::place_buffers() {
         held.insert(place, {offset, aligned(b.bytes()), b.last});
         b.offset = offset;
         arena_bytes_ = std::max(arena_bytes_, offset + aligned(b.bytes()));
-        if (arena_bytes_ > kLargestArena) throw std::length_error("packed program: activations of one example beyond 4 GiB");
+        if (arena_bytes_ > kLargestArena)
+            throw std::length_error("packed program: activations of one example beyond 4 GiB");
     }
 }
 
@@ -204,7 +208,10 @@ void Program::run(const void* input, std::int64_t images, void* const* outputs, 
     check(finished(), "it is not finished");
     std::unique_ptr<Arena> arena(spare_.exchange(nullptr));  // a concurrent call makes another
     if (!arena) arena = new_arena();
-    for (std::int64_t first = 0; first < images; first += chunk_) {
+    const std::int64_t chunks = (images + chunk_ - 1) / chunk_;
+    for (std::int64_t k = 0; k < chunks; ++k) {
+        const std::int64_t first = images / chunks * k + std::min(k, images % chunks);  // of equal size, but for one
+        const std::int64_t last = first + images / chunks + (k < images % chunks);
         for (std::size_t id = 0; id < buffers_.size(); ++id) {
             const Buffer& b = buffers_[id];
             if (b.place == Buffer::Place::input)  // steps read it only
@@ -212,7 +219,7 @@ void Program::run(const void* input, std::int64_t images, void* const* outputs, 
             else if (b.place == Buffer::Place::output)
                 arena->bases[id] = static_cast<char*>(outputs[b.index]) + first * b.bytes();
         }
-        run_chunk(*arena, std::min(chunk_, images - first), seconds);
+        run_chunk(*arena, last - first, seconds);
     }
     Arena* none = nullptr;
     if (spare_.compare_exchange_strong(none, arena.get())) arena.release();

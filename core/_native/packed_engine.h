@@ -29,9 +29,9 @@ struct Buffer {
     std::int64_t height, width, channels, border;
     Place place;
     bool planar;
-    std::int64_t index = 0;          // which output
+    std::int64_t index = 0;            // which output
     std::int64_t first = 0, last = 0;  // steps between which it lives
-    std::int64_t offset = 0;         // in the arena
+    std::int64_t offset = 0;           // in the arena
 
     std::int64_t items() const { return kind == Kind::bits ? (channels + 31) / 32 : channels; }  // of a pixel
     std::int64_t row() const { return planar ? width : (width + 2 * border) * items(); }
@@ -64,7 +64,7 @@ class Step {
     virtual std::int64_t units(std::int64_t images) const = 0;
     virtual double work(std::int64_t images) const = 0;  // estimated nanoseconds
     virtual void run(const Frame& frame, std::int64_t begin, std::int64_t end, int worker) const = 0;
-    virtual std::int64_t scratch() const { return 0; }  // bytes a worker
+    virtual std::int64_t scratch() const { return 0; }    // bytes a worker
     virtual std::int64_t constants() const { return 0; }  // bytes of weights that each chunk reads again
 
     std::vector<std::int64_t> reads;
@@ -136,7 +136,8 @@ void add_pixel_sums(Program&, std::int64_t source, std::int64_t target, Constant
                     Epilogue);
 void add_sign_sums(Program&, std::int64_t source, std::int64_t target, Constant<std::uint16_t> weights, const Kernel&,
                    Epilogue);
-void add_real_sums(Program&, std::int64_t source, std::int64_t target, Constant<float> weights, const Kernel&, Epilogue);
+void add_real_sums(Program&, std::int64_t source, std::int64_t target, Constant<float> weights, const Kernel&,
+                   Epilogue);
 
 void add_binarize_u8(Program&, std::int64_t source, std::int64_t target, Constant<std::uint8_t> at,
                      Constant<std::uint32_t> possible);
@@ -157,7 +158,7 @@ void add_copy(Program&, std::int64_t source, std::int64_t target);
 void add_concat(Program&, const std::vector<std::int64_t>& sources, std::int64_t target);
 void add_regroup(Program&, std::int64_t source, std::int64_t target, std::int64_t groups);
 
-void check(bool holds, const std::string& what);           // std::invalid_argument
+void check(bool holds, const std::string& what);            // std::invalid_argument
 std::int64_t product(std::initializer_list<std::int64_t>);  // of numbers >= 0; std::length_error beyond 2^40
 
 }  // namespace bitrelax

@@ -1,7 +1,8 @@
 // Sixteen output channels side by side, in the widest registers of a CPU level: sums of pixels and of real values.
 //
 // Order of summation is that of the taps, for every channel and at every level; so a sum does not depend on how many
-// rows are computed together, and sums of signed values are equal at all levels: a product with -1 or +1 rounds nothing.
+// rows are computed together, and sums of signed values are equal at all levels: a product with -1 or +1 rounds
+// nothing.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,9 @@ struct Pixels {  // int32 sums of pixels times signs
     static Weights weights(const Word* at) {
         return _mm512_mask_blend_epi8(*at, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
     }
-    void add(const Number* x, const Weights& w) { sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(four_pixels(x)), w); }
+    void add(const Number* x, const Weights& w) {
+        sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(four_pixels(x)), w);
+    }
     void store(Sum* to) const { _mm512_storeu_si512(to, sums); }
     std::uint32_t at_least(const Sum* least) const {  // a bit a lane
         return _mm512_cmp_epi32_mask(sums, _mm512_loadu_si512(least), _MM_CMPINT_NLT);
@@ -82,9 +85,11 @@ struct Pixels {
     __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
 
     static __m256i expand(std::uint32_t bits) {  // byte i: +1 where bit i is set, else -1
-        const __m256i place = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+        const __m256i place =
+            _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
         const __m256i bit = _mm256_set1_epi64x(static_cast<std::int64_t>(0x8040201008040201));
-        const __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), place), bit);
+        const __m256i own =
+            _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), place), bit);
         return _mm256_or_si256(_mm256_cmpeq_epi8(own, _mm256_setzero_si256()), _mm256_set1_epi8(1));
     }
     static Weights weights(const Word* at) {
@@ -103,7 +108,9 @@ struct Pixels {
         const __m256i bounds = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least));
         return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(bounds, sums))));
     }
-    std::uint32_t at_least(const Sum* least) const { return 0xffffu ^ (below(low, least) | below(high, least + 8) << 8); }
+    std::uint32_t at_least(const Sum* least) const {
+        return 0xffffu ^ (below(low, least) | below(high, least + 8) << 8);
+    }
 };
 
 struct RealSums {
@@ -147,36 +154,60 @@ struct Reals : RealSums {
 
 #else
 
-constexpr int kMostRows = 4;
+// Vectors of 16 bytes, which every CPU of the portable level has (SSE2, NEON); the compiler splits them elsewhere.
+using Eight = std::int16_t __attribute__((vector_size(16)));
+using Four = std::int32_t __attribute__((vector_size(16)));
+using Floats = float __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define BITRELAX_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define BITRELAX_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Eight{__VA_ARGS__})
+#endif
+
+constexpr int kMostRows = 2;
 constexpr int kMostBlocks = 1;
 
 struct Pixels {
     using Number = std::uint8_t;
     using Sum = std::int32_t;
     struct Weights {
-        std::int16_t taps[4][16];
+        Eight taps[4][2];
     };
     static constexpr std::int64_t kStep = 4, kStride = 1;
     using Word = std::uint64_t;
-    Sum sums[16] = {};
+    Four sums[4] = {};
+
     static Weights weights(const Word* at) {
         Weights w;
-        for (int lane = 0; lane < 16; ++lane)
-            for (int tap = 0; tap < 4; ++tap)
-                w.taps[tap][lane] = static_cast<std::int16_t>(2 * static_cast<int>(*at >> (4 * lane + tap) & 1) - 1);
+        for (int half = 0; half < 2; ++half) {
+            const auto low = static_cast<std::int16_t>(*at >> (32 * half));
+            const auto high = static_cast<std::int16_t>(*at >> (32 * half + 16));
+            const Eight bits = {low, low, low, low, high, high, high, high};
+            for (int tap = 0; tap < 4; ++tap) {
+                const auto last = static_cast<std::int16_t>(0x1000u << tap);
+                const auto a = static_cast<std::int16_t>(1 << tap), b = static_cast<std::int16_t>(16 << tap),
+                           c = static_cast<std::int16_t>(256 << tap);
+                w.taps[tap][half] = -1 - 2 * ((bits & Eight{a, b, c, last, a, b, c, last}) != 0);  // true is -1
+            }
+        }
         return w;
     }
     void add(const Number* x, const Weights& w) {
-        for (int lane = 0; lane < 16; ++lane) {
-            const std::int16_t four = static_cast<std::int16_t>(x[0] * w.taps[0][lane] + x[1] * w.taps[1][lane] +
-                                                                x[2] * w.taps[2][lane] + x[3] * w.taps[3][lane]);
-            sums[lane] += four;
+        for (int half = 0; half < 2; ++half) {
+            Eight four = w.taps[0][half] * x[0];  // at most 4 x 255
+            for (int tap = 1; tap < 4; ++tap) four += w.taps[tap][half] * x[tap];
+            const Eight sign = four < 0;  // the upper halves of the numbers in 32 bits
+            sums[2 * half] += reinterpret_cast<Four>(BITRELAX_SHUFFLE(four, sign, 0, 8, 1, 9, 2, 10, 3, 11));
+            sums[2 * half + 1] += reinterpret_cast<Four>(BITRELAX_SHUFFLE(four, sign, 4, 12, 5, 13, 6, 14, 7, 15));
         }
     }
     void store(Sum* to) const { std::memcpy(to, sums, sizeof sums); }
     std::uint32_t at_least(const Sum* least) const {
+        Sum stored[16];
+        store(stored);
         std::uint32_t bits = 0;
-        for (int lane = 0; lane < 16; ++lane) bits |= static_cast<std::uint32_t>(sums[lane] >= least[lane]) << lane;
+        for (int lane = 0; lane < 16; ++lane) bits |= static_cast<std::uint32_t>(stored[lane] >= least[lane]) << lane;
         return bits;
     }
 };
@@ -185,12 +216,12 @@ struct RealSums {
     using Number = float;
     using Sum = float;
     struct Weights {
-        float lane[16];
+        Floats lanes[4];
     };
     static constexpr std::int64_t kStep = 1;
-    float sums[16] = {};
+    Floats sums[4] = {};
     void add(const float* x, const Weights& w) {
-        for (int lane = 0; lane < 16; ++lane) sums[lane] += *x * w.lane[lane];
+        for (int i = 0; i < 4; ++i) sums[i] += *x * w.lanes[i];
     }
     void store(float* to) const { std::memcpy(to, sums, sizeof sums); }
 };
@@ -200,7 +231,11 @@ struct Signs : RealSums {
     static constexpr std::int64_t kStride = 1;
     static Weights weights(const Word* at) {
         Weights w;
-        for (int lane = 0; lane < 16; ++lane) w.lane[lane] = static_cast<float>(2 * (*at >> lane & 1) - 1);
+        const std::int32_t bits = *at;
+        for (int i = 0; i < 4; ++i) {
+            const Four set = (Four{bits, bits, bits, bits} & Four{1 << 4 * i, 2 << 4 * i, 4 << 4 * i, 8 << 4 * i}) != 0;
+            w.lanes[i] = -1.0f - 2.0f * __builtin_convertvector(set, Floats);
+        }
         return w;
     }
 };
@@ -210,7 +245,7 @@ struct Reals : RealSums {
     static constexpr std::int64_t kStride = 16;
     static Weights weights(const Word* at) {
         Weights w;
-        std::memcpy(w.lane, at, sizeof w.lane);
+        std::memcpy(w.lanes, at, sizeof w.lanes);
         return w;
     }
 };

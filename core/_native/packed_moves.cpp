@@ -57,7 +57,8 @@ inline std::uint32_t at_least(const float* x, const float* at) {  // nan is not
 inline std::uint32_t at_least(const std::int32_t* x, const std::int32_t* at) {
 #if defined(__AVX512F__)
     const std::uint32_t low = _mm512_cmp_epi32_mask(_mm512_loadu_si512(x), _mm512_loadu_si512(at), _MM_CMPINT_NLT);
-    const std::uint32_t high = _mm512_cmp_epi32_mask(_mm512_loadu_si512(x + 16), _mm512_loadu_si512(at + 16), _MM_CMPINT_NLT);
+    const std::uint32_t high =
+        _mm512_cmp_epi32_mask(_mm512_loadu_si512(x + 16), _mm512_loadu_si512(at + 16), _MM_CMPINT_NLT);
     return low | high << 16;
 #elif defined(__AVX2__)
     std::uint32_t less = 0;
@@ -75,7 +76,8 @@ inline std::uint32_t at_least(const std::int32_t* x, const std::int32_t* at) {
 
 // Every pixel's numbers compared with at[c]; `last` changes each word before it is written.
 template <class Number, class Last>
-void compare(const Number* x, std::int64_t pixels, std::int64_t channels, const Number* at, std::uint32_t* out, const Last& last) {
+void compare(const Number* x, std::int64_t pixels, std::int64_t channels, const Number* at, std::uint32_t* out,
+             const Last& last) {
     const std::int64_t whole = channels / kWord, rest = channels % kWord;
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel, x += channels, out += words(channels)) {
         for (std::int64_t w = 0; w < whole; ++w) out[w] = last(at_least(x + w * kWord, at + w * kWord), w);
@@ -98,7 +100,8 @@ void threshold(const std::int32_t* x, std::int64_t pixels, std::int64_t channels
 }
 
 template <class Number>
-void affine(const Number* x, std::int64_t pixels, std::int64_t channels, const float* scale, const float* bias, float* out) {
+void affine(const Number* x, std::int64_t pixels, std::int64_t channels, const float* scale, const float* bias,
+            float* out) {
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel, x += channels, out += channels)
         for (std::int64_t c = 0; c < channels; ++c) out[c] = static_cast<float>(x[c]) * scale[c] + bias[c];
 }
@@ -152,15 +155,20 @@ void windows(const Pool& p, const Start& start, const Fold& fold, const End& end
 
 template <class Number>
 void pool_largest(const Pool& p) {
-    const auto copy = [&](Number* out, const Number* pixel) { std::memcpy(out, pixel, static_cast<std::size_t>(p.items) * sizeof(Number)); };
+    const auto copy = [&](Number* out, const Number* pixel) {
+        std::memcpy(out, pixel, static_cast<std::size_t>(p.items) * sizeof(Number));
+    };
     const auto larger = [&](Number* out, const Number* pixel) {
-        for (std::int64_t c = 0; c < p.items; ++c) out[c] = pixel[c] > out[c] || pixel[c] != pixel[c] ? pixel[c] : out[c];  // nan stays
+        for (std::int64_t c = 0; c < p.items; ++c)
+            out[c] = pixel[c] > out[c] || pixel[c] != pixel[c] ? pixel[c] : out[c];  // nan stays
     };
     windows<Number>(p, copy, larger, [](Number*, std::int64_t) {});
 }
 
 void pool_mean(const Pool& p) {
-    const auto copy = [&](float* out, const float* pixel) { std::memcpy(out, pixel, static_cast<std::size_t>(p.items) * sizeof(float)); };
+    const auto copy = [&](float* out, const float* pixel) {
+        std::memcpy(out, pixel, static_cast<std::size_t>(p.items) * sizeof(float));
+    };
     const auto sum = [&](float* out, const float* pixel) {
         for (std::int64_t c = 0; c < p.items; ++c) out[c] += pixel[c];
     };
@@ -188,10 +196,25 @@ void pool_bits(const Pool& p) {
 }  // namespace
 
 const PackedKernels& packed_kernels() {
-    static const PackedKernels kernels = {
-        panel_u8,      panel_signs, panel_reals, binarize_u8, binarize_f32, threshold, affine<std::int32_t>,
-        affine<float>, floats_of_bits, floats_of<std::uint8_t>, floats_of<std::int32_t>, relu, hard_tanh,
-        add_i32,       add_f32,     pool_bits,   pool_largest<std::int32_t>, pool_largest<float>, pool_mean};
+    static const PackedKernels kernels = {panel_u8,
+                                          panel_signs,
+                                          panel_reals,
+                                          binarize_u8,
+                                          binarize_f32,
+                                          threshold,
+                                          affine<std::int32_t>,
+                                          affine<float>,
+                                          floats_of_bits,
+                                          floats_of<std::uint8_t>,
+                                          floats_of<std::int32_t>,
+                                          relu,
+                                          hard_tanh,
+                                          add_i32,
+                                          add_f32,
+                                          pool_bits,
+                                          pool_largest<std::int32_t>,
+                                          pool_largest<float>,
+                                          pool_mean};
     return kernels;
 }
 

@@ -15,7 +15,8 @@ void finish(const Panel& p, std::int64_t row, std::int64_t block, const Sum* sum
     if (p.after == After::affine) {
         const float *scale = p.scale + first, *bias = p.bias + first;
         float out[kLanes];
-        for (std::int64_t lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<float>(sums[lane]) * scale[lane] + bias[lane];
+        for (std::int64_t lane = 0; lane < kLanes; ++lane)
+            out[lane] = static_cast<float>(sums[lane]) * scale[lane] + bias[lane];
         std::memcpy(p.out[row] + first * sizeof(float), out, static_cast<std::size_t>(count) * sizeof(float));
     } else if (p.after == After::sums) {
         std::memcpy(p.out[row] + first * sizeof(Sum), sums, static_cast<std::size_t>(count) * sizeof(Sum));
@@ -30,8 +31,8 @@ inline std::uint32_t bits_of(const Panel& p, std::int64_t block, const Lanes& su
     return (sums.at_least(p.at + block * kLanes) ^ p.flip[block]) & there;
 }
 
-// The bits of two blocks, the first of them even, are a word; a block by itself writes its half, the first one the other
-// as well.
+// The bits of two blocks, the first of them even, are a word; a block by itself writes its half, the first one the
+// other as well.
 template <class Lanes, int rows, int blocks>
 inline void finish_bits(const Panel& p, std::int64_t row, std::int64_t block, const Lanes (&sums)[blocks][rows]) {
     for (int r = 0; r < rows; ++r) {

@@ -24,7 +24,8 @@ void check_regular(const Buffer& b) { check(!b.planar, "a step that cannot read 
 template <class Work>
 class RowByRow : public Step {
    public:
-    RowByRow(const Buffer& target, Work work, double items) : height_(target.height), work_(std::move(work)), items_(items) {}
+    RowByRow(const Buffer& target, Work work, double items)
+        : height_(target.height), work_(std::move(work)), items_(items) {}
     std::int64_t units(std::int64_t images) const override { return images * height_; }
     double work(std::int64_t images) const override { return static_cast<double>(images) * items_ / kItemsANanosecond; }
     void run(const Frame& frame, std::int64_t begin, std::int64_t end, int) const override {
@@ -78,10 +79,11 @@ void add_binarize_u8(Program& program, std::int64_t source, std::int64_t target,
     const std::int64_t width = s.width, channels = s.channels;
     check_length(at, channels);
     check_length(possible, (channels + 31) / 32);
-    add_map<std::uint8_t, std::uint32_t>(
-        program, source, target, [=, at = std::move(at), possible = std::move(possible)](const PackedKernels& k, const std::uint8_t* x, std::uint32_t* out) {
-            k.binarize_u8(x, width, channels, at.data(), possible.data(), out);
-        });
+    add_map<std::uint8_t, std::uint32_t>(program, source, target,
+                                         [=, at = std::move(at), possible = std::move(possible)](
+                                             const PackedKernels& k, const std::uint8_t* x, std::uint32_t* out) {
+                                             k.binarize_u8(x, width, channels, at.data(), possible.data(), out);
+                                         });
 }
 
 void add_binarize_f32(Program& program, std::int64_t source, std::int64_t target, Constant<float> at) {
@@ -102,26 +104,31 @@ void add_threshold(Program& program, std::int64_t source, std::int64_t target, C
     const std::int64_t width = s.width, channels = s.channels;
     check_length(at, channels);
     check_length(flip, (channels + 31) / 32);
-    add_map<std::int32_t, std::uint32_t>(
-        program, source, target, [=, at = std::move(at), flip = std::move(flip)](const PackedKernels& k, const std::int32_t* x, std::uint32_t* out) {
-            k.threshold(x, width, channels, at.data(), flip.data(), out);
-        });
+    add_map<std::int32_t, std::uint32_t>(program, source, target,
+                                         [=, at = std::move(at), flip = std::move(flip)](
+                                             const PackedKernels& k, const std::int32_t* x, std::uint32_t* out) {
+                                             k.threshold(x, width, channels, at.data(), flip.data(), out);
+                                         });
 }
 
-void add_affine(Program& program, std::int64_t source, std::int64_t target, Constant<float> scale, Constant<float> bias) {
+void add_affine(Program& program, std::int64_t source, std::int64_t target, Constant<float> scale,
+                Constant<float> bias) {
     const Buffer& s = program.buffer(source);
     const std::int64_t width = s.width, channels = s.channels;
-    check(program.buffer(target).kind == Kind::f32 && (s.kind == Kind::i32 || s.kind == Kind::f32), "buffers of a wrong kind");
+    check(program.buffer(target).kind == Kind::f32 && (s.kind == Kind::i32 || s.kind == Kind::f32),
+          "buffers of a wrong kind");
     check_length(scale, channels);
     check_length(bias, channels);
     if (s.kind == Kind::i32)
-        add_map<std::int32_t, float>(
-            program, source, target, [=, scale = std::move(scale), bias = std::move(bias)](const PackedKernels& k, const std::int32_t* x, float* out) {
-                k.affine_i32(x, width, channels, scale.data(), bias.data(), out);
-            });
+        add_map<std::int32_t, float>(program, source, target,
+                                     [=, scale = std::move(scale), bias = std::move(bias)](
+                                         const PackedKernels& k, const std::int32_t* x, float* out) {
+                                         k.affine_i32(x, width, channels, scale.data(), bias.data(), out);
+                                     });
     else
         add_map<float, float>(
-            program, source, target, [=, scale = std::move(scale), bias = std::move(bias)](const PackedKernels& k, const float* x, float* out) {
+            program, source, target,
+            [=, scale = std::move(scale), bias = std::move(bias)](const PackedKernels& k, const float* x, float* out) {
                 k.affine_f32(x, width, channels, scale.data(), bias.data(), out);
             });
 }
@@ -131,37 +138,41 @@ void add_floats(Program& program, std::int64_t source, std::int64_t target) {
     const std::int64_t width = s.width, channels = s.channels, count = s.width * s.channels;
     check(program.buffer(target).kind == Kind::f32, "buffers of a wrong kind");
     if (s.kind == Kind::bits)
-        add_map<std::uint32_t, float>(program, source, target, [=](const PackedKernels& k, const std::uint32_t* x, float* out) {
-            k.floats_of_bits(x, width, channels, out);
-        });
+        add_map<std::uint32_t, float>(program, source, target,
+                                      [=](const PackedKernels& k, const std::uint32_t* x, float* out) {
+                                          k.floats_of_bits(x, width, channels, out);
+                                      });
     else if (s.kind == Kind::u8)
-        add_map<std::uint8_t, float>(program, source, target, [=](const PackedKernels& k, const std::uint8_t* x, float* out) {
-            k.floats_of_u8(x, count, out);
-        });
+        add_map<std::uint8_t, float>(
+            program, source, target,
+            [=](const PackedKernels& k, const std::uint8_t* x, float* out) { k.floats_of_u8(x, count, out); });
     else {
         check(s.kind == Kind::i32, "buffers of a wrong kind");
-        add_map<std::int32_t, float>(program, source, target, [=](const PackedKernels& k, const std::int32_t* x, float* out) {
-            k.floats_of_i32(x, count, out);
-        });
+        add_map<std::int32_t, float>(
+            program, source, target,
+            [=](const PackedKernels& k, const std::int32_t* x, float* out) { k.floats_of_i32(x, count, out); });
     }
 }
 
 void add_relu(Program& program, std::int64_t source, std::int64_t target) {
     check_kinds(program, source, Kind::f32, target, Kind::f32);
     const std::int64_t count = program.buffer(source).row();
-    add_map<float, float>(program, source, target, [=](const PackedKernels& k, const float* x, float* out) { k.relu(x, count, out); });
+    add_map<float, float>(program, source, target,
+                          [=](const PackedKernels& k, const float* x, float* out) { k.relu(x, count, out); });
 }
 
 void add_hard_tanh(Program& program, std::int64_t source, std::int64_t target) {
     check_kinds(program, source, Kind::f32, target, Kind::f32);
     const std::int64_t count = program.buffer(source).row();
-    add_map<float, float>(program, source, target, [=](const PackedKernels& k, const float* x, float* out) { k.hard_tanh(x, count, out); });
+    add_map<float, float>(program, source, target,
+                          [=](const PackedKernels& k, const float* x, float* out) { k.hard_tanh(x, count, out); });
 }
 
 void add_sum(Program& program, std::int64_t first, std::int64_t second, std::int64_t target) {
     const Buffer a = program.buffer(first), b = program.buffer(second), t = program.buffer(target);
     check(same_shape(a, b) && same_shape(a, t), "a sum of values of other shapes");
-    check(a.kind == b.kind && a.kind == t.kind && (a.kind == Kind::i32 || a.kind == Kind::f32), "buffers of a wrong kind");
+    check(a.kind == b.kind && a.kind == t.kind && (a.kind == Kind::i32 || a.kind == Kind::f32),
+          "buffers of a wrong kind");
     const std::int64_t count = a.row();
     add_rows(program, {first, second}, target, [=](const Frame& frame, std::int64_t image, std::int64_t y) {
         if (t.kind == Kind::i32)
@@ -179,35 +190,42 @@ void add_pool(Program& program, std::int64_t source, std::int64_t target, std::i
               std::int64_t padding, Constant<std::uint32_t> smallest) {
     const Buffer s = program.buffer(source), t = program.buffer(target);
     check(s.kind == t.kind && s.kind != Kind::u8, "buffers of a wrong kind");
-    check(size >= 1 && size <= (1 << 12) && stride >= 1 && stride <= (1 << 20), "a window of 1 to 4096, a stride of 1 to 2^20");
+    check(size >= 1 && size <= (1 << 12) && stride >= 1 && stride <= (1 << 20),
+          "a window of 1 to 4096, a stride of 1 to 2^20");
     check(padding >= 0 && 2 * padding <= size, "a padding beyond half of the window");
     const auto pooled = [&](std::int64_t length) {
         check(length + 2 * padding >= size, "a window that does not fit its source");
         return (length + 2 * padding - size) / stride + 1;
     };
-    check(t.height == pooled(s.height) && t.width == pooled(s.width) && t.channels == s.channels, "a target of another shape");
+    check(t.height == pooled(s.height) && t.width == pooled(s.width) && t.channels == s.channels,
+          "a target of another shape");
     check_length(smallest, s.kind == Kind::bits ? s.items() : 0);
     const auto kernel = s.kind == Kind::bits  ? &PackedKernels::pool_bits
                         : s.kind == Kind::i32 ? &PackedKernels::pool_i32
                                               : &PackedKernels::pool_f32;
-    add_rows(program, {source}, target, [=, smallest = std::move(smallest)](const Frame& frame, std::int64_t image, std::int64_t y) {
-        const std::int64_t top = y * stride - padding, first = std::max<std::int64_t>(top, 0), last = std::min(top + size, s.height);
-        (frame.kernels->*kernel)({row_at<const std::uint32_t>(frame, source, s, image, first), last - first, s.row(), s.width,
-                                  s.items(), t.width, size, stride, padding, smallest.data(),
-                                  row_at<std::uint32_t>(frame, target, t, image, y)});
-    });
+    add_rows(program, {source}, target,
+             [=, smallest = std::move(smallest)](const Frame& frame, std::int64_t image, std::int64_t y) {
+                 const std::int64_t top = y * stride - padding, first = std::max<std::int64_t>(top, 0),
+                                    last = std::min(top + size, s.height);
+                 (frame.kernels->*kernel)({row_at<const std::uint32_t>(frame, source, s, image, first), last - first,
+                                           s.row(), s.width, s.items(), t.width, size, stride, padding, smallest.data(),
+                                           row_at<std::uint32_t>(frame, target, t, image, y)});
+             });
 }
 
-void add_mean_pool(Program& program, std::int64_t source, std::int64_t target, std::int64_t height, std::int64_t width) {
+void add_mean_pool(Program& program, std::int64_t source, std::int64_t target, std::int64_t height,
+                   std::int64_t width) {
     check_kinds(program, source, Kind::f32, target, Kind::f32);
     const Buffer s = program.buffer(source), t = program.buffer(target);
     check(height >= 1 && height <= (1 << 28) && width >= 1 && width <= (1 << 28), "a window of 1 to 2^28");
-    check(t.height == (s.height + height - 1) / height && t.width == (s.width + width - 1) / width && t.channels == s.channels,
+    check(t.height == (s.height + height - 1) / height && t.width == (s.width + width - 1) / width &&
+              t.channels == s.channels,
           "a target of another shape");
     add_rows(program, {source}, target, [=](const Frame& frame, std::int64_t image, std::int64_t y) {
         const std::int64_t first = y * height, last = std::min(first + height, s.height);
-        frame.kernels->pool_mean({row_at<const float>(frame, source, s, image, first), last - first, s.row(), s.width, s.items(),
-                                  t.width, width, width, 0, nullptr, row_at<float>(frame, target, t, image, y)});
+        frame.kernels->pool_mean({row_at<const float>(frame, source, s, image, first), last - first, s.row(), s.width,
+                                  s.items(), t.width, width, width, 0, nullptr,
+                                  row_at<float>(frame, target, t, image, y)});
     });
 }
 
@@ -261,13 +279,15 @@ void add_arg_max(Program& program, std::int64_t source, std::int64_t target) {
     const Buffer &s = program.buffer(source), &t = program.buffer(target);
     check(s.vector() && t.vector() && t.channels == 1 && t.kind == Kind::i32, "the largest of one number a channel");
     check(s.kind == Kind::f32 || s.kind == Kind::i32, "buffers of a wrong kind");
-    s.kind == Kind::f32 ? add_arg_max_of<float>(program, source, target) : add_arg_max_of<std::int32_t>(program, source, target);
+    s.kind == Kind::f32 ? add_arg_max_of<float>(program, source, target)
+                        : add_arg_max_of<std::int32_t>(program, source, target);
 }
 
 void add_copy(Program& program, std::int64_t source, std::int64_t target) {
     const Buffer s = program.buffer(source), t = program.buffer(target);
     check(s.kind == t.kind, "buffers of a wrong kind");
-    check(product({s.height, s.width, s.channels}) == product({t.height, t.width, t.channels}), "a target of another size");
+    check(product({s.height, s.width, s.channels}) == product({t.height, t.width, t.channels}),
+          "a target of another size");
     if (same_shape(s, t)) {
         auto copy = [=](const Frame& frame, std::int64_t image, std::int64_t y) {
             const std::int64_t size = size_of(s.kind), items = s.items();
@@ -298,7 +318,8 @@ void add_copy(Program& program, std::int64_t source, std::int64_t target) {
                 std::memcpy(to + y * size * line, from, static_cast<std::size_t>(size * line));
             else
                 for (std::int64_t x = 0; x < s.width; ++x, used += s.channels)
-                    append_bits(reinterpret_cast<std::uint32_t*>(to), used, reinterpret_cast<const std::uint32_t*>(from) + x * s.items(), s.channels);
+                    append_bits(reinterpret_cast<std::uint32_t*>(to), used,
+                                reinterpret_cast<const std::uint32_t*>(from) + x * s.items(), s.channels);
         }
     });
 }
@@ -310,7 +331,8 @@ void add_concat(Program& program, const std::vector<std::int64_t>& sources, std:
     std::int64_t channels = 0;
     for (const std::int64_t id : sources) {
         const Buffer& s = program.buffer(id);
-        check(s.kind == t.kind && s.height == t.height && s.width == t.width, "values of another kind or shape side by side");
+        check(s.kind == t.kind && s.height == t.height && s.width == t.width,
+              "values of another kind or shape side by side");
         check(t.kind != Kind::bits || channels % 32 == 0, "bits are joined at whole words");
         channels += s.channels;
         parts.push_back(s);
@@ -323,7 +345,8 @@ void add_concat(Program& program, const std::vector<std::int64_t>& sources, std:
             const Buffer& s = parts[i];
             const char* from = frame.at<const char>(sources[i]) + size * (image * s.image() + s.origin() + y * s.row());
             for (std::int64_t x = 0; x < t.width; ++x)
-                std::memcpy(out + size * x * t.items(), from + size * x * s.items(), static_cast<std::size_t>(size * s.items()));
+                std::memcpy(out + size * x * t.items(), from + size * x * s.items(),
+                            static_cast<std::size_t>(size * s.items()));
             out += size * s.items();
         }
     });
@@ -334,7 +357,8 @@ void add_regroup(Program& program, std::int64_t source, std::int64_t target, std
     const Buffer s = program.buffer(source), t = program.buffer(target);
     check(groups >= 1 && s.channels % groups == 0, "groups that do not divide the channels");
     const std::int64_t own = s.channels / groups, words = (own + 31) / 32;
-    check(s.height == t.height && s.width == t.width && t.channels == product({groups, words, 32}), "a target of another shape");
+    check(s.height == t.height && s.width == t.width && t.channels == product({groups, words, 32}),
+          "a target of another shape");
     add_rows(program, {source}, target, [=](const Frame& frame, std::int64_t image, std::int64_t y) {
         const auto* from = row_at<const std::uint32_t>(frame, source, s, image, y);
         auto* to = row_at<std::uint32_t>(frame, target, t, image, y);

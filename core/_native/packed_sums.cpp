@@ -8,9 +8,9 @@
 namespace bitrelax {
 namespace {
 
-constexpr std::int64_t kGroupRows = 64;                     // rows gathered together
+constexpr std::int64_t kGroupRows = 64;                       // rows gathered together
 constexpr std::int64_t kGatherBytes = std::int64_t{1} << 18;  // of such rows
-constexpr std::int64_t kShort = 4;  // numbers that are copied at once where a row of taps is shorter
+constexpr std::int64_t kShort = 4;       // numbers that are copied at once where a row of taps is shorter
 constexpr std::int64_t kManyPanels = 8;  // pairs of blocks from which threads share the outputs of a linear layer
 constexpr double kWordsANanosecond = 30, kPixelsANanosecond = 150, kRealsANanosecond = 40;
 
@@ -30,8 +30,8 @@ void check_kernel(const Kernel& k, const Buffer& source, const Buffer& target) {
     check(k.padding >= 0 && k.padding <= (1 << 12), "a padding is 0 to 4096");
     check(source.channels % k.groups == 0 && k.outputs % k.groups == 0, "groups that do not divide the channels");
     product({k.height, k.width, source.channels});
-    check(target.height == positions(source.height, k.height, k) && target.width == positions(source.width, k.width, k) &&
-              target.channels == k.outputs,
+    check(target.height == positions(source.height, k.height, k) &&
+              target.width == positions(source.width, k.width, k) && target.channels == k.outputs,
           "a target that is not of the shape of the sums");
 }
 
@@ -57,8 +57,14 @@ class OverBits : public Step {
    public:
     OverBits(const Buffer& source, const Buffer& target, Constant<std::uint32_t> weights, const Kernel& kernel,
              Constant<std::uint16_t> row_class, Constant<std::uint16_t> column_class, Epilogue epilogue, Level level)
-        : source_(source), target_(target), kernel_(kernel), weights_(std::move(weights)), row_class_(std::move(row_class)),
-          column_class_(std::move(column_class)), after_(std::move(epilogue)), level_(level) {
+        : source_(source),
+          target_(target),
+          kernel_(kernel),
+          weights_(std::move(weights)),
+          row_class_(std::move(row_class)),
+          column_class_(std::move(column_class)),
+          after_(std::move(epilogue)),
+          level_(level) {
         check(source.kind == Kind::bits, "sums over bits of what is no bits");
         check_kernel(kernel, source, target);
         check(kernel.padding <= source.border, "a padding beyond the border of the source");
@@ -84,7 +90,8 @@ class OverBits : public Step {
 
     double work(std::int64_t images) const override {
         const double rows = static_cast<double>(images * target_.height * target_.width);
-        return rows * static_cast<double>(kernel_.groups * blocks_ * kBlock) * static_cast<double>(taps_) / kWordsANanosecond;
+        return rows * static_cast<double>(kernel_.groups * blocks_ * kBlock) * static_cast<double>(taps_) /
+               kWordsANanosecond;
     }
 
     void run(const Frame& frame, std::int64_t begin, std::int64_t end, int) const override {
@@ -121,7 +128,8 @@ class OverBits : public Step {
         } else {
             segment_ = words_;
             for (std::int64_t y = 0; y < kernel_.height; ++y)
-                for (std::int64_t x = 0; x < kernel_.width; ++x) offsets_.push_back(kernel_.dilation * (y * row + x * pixel));
+                for (std::int64_t x = 0; x < kernel_.width; ++x)
+                    offsets_.push_back(kernel_.dilation * (y * row + x * pixel));
         }
     }
 
@@ -141,18 +149,22 @@ class OverBits : public Step {
                            std::min(outputs_ - lane, (last - first) * kBlock),
                            vector || column_classes_ == 1 ? nullptr : column_class_.data()};
         const std::int64_t out = image * target_.image() + target_.origin() + y * target_.row() +
-                                 group_offset(target_, group, outputs_) + (target_.kind == Kind::bits ? lane / 32 : lane);
+                                 group_offset(target_, group, outputs_) +
+                                 (target_.kind == Kind::bits ? lane / 32 : lane);
         const std::int64_t pitch = vector ? target_.image() : target_.pixel();
         const std::int32_t* table = after_.table.data() + lane +
                                     (group * classes_ + row_class_[static_cast<std::size_t>(y)] * column_classes_ +
-                                     (vector ? column_class_[0] : 0)) * lanes;
+                                     (vector ? column_class_[0] : 0)) *
+                                        lanes;
         const std::int64_t own = group * lanes + lane;
         if (after_.after == After::bits)
-            BITRELAX_AT(level_, bit_sums_to_bits)(sums, {table, after_.flip.data() + own / kBlock, frame.at<std::uint32_t>(writes) + out, pitch});
+            BITRELAX_AT(level_, bit_sums_to_bits)(
+                sums, {table, after_.flip.data() + own / kBlock, frame.at<std::uint32_t>(writes) + out, pitch});
         else if (after_.after == After::sums)
             BITRELAX_AT(level_, bit_sums)(sums, {table, frame.at<std::int32_t>(writes) + out, pitch});
         else
-            BITRELAX_AT(level_, bit_sums_affine)(sums, {table, after_.scale.data() + own, after_.bias.data() + own, frame.at<float>(writes) + out, pitch});
+            BITRELAX_AT(level_, bit_sums_affine)(sums, {table, after_.scale.data() + own, after_.bias.data() + own,
+                                                        frame.at<float>(writes) + out, pitch});
     }
 
     Buffer source_, target_;
@@ -188,10 +200,15 @@ class OverRows : public Step {
     using Compute = void (*const PackedKernels::*)(const Panel&);
 
     OverRows(const Buffer& source, const Buffer& target, Constant<Weight> weights, std::int64_t weights_a_step,
-             std::int64_t taps_a_step, const Kernel& kernel, Epilogue epilogue, void (*PackedKernels::*compute)(const Panel&),
-             double speed)
-        : source_(source), target_(target), kernel_(kernel), weights_(std::move(weights)), after_(std::move(epilogue)),
-          compute_(compute), speed_(speed) {
+             std::int64_t taps_a_step, const Kernel& kernel, Epilogue epilogue,
+             void (*PackedKernels::*compute)(const Panel&), double speed)
+        : source_(source),
+          target_(target),
+          kernel_(kernel),
+          weights_(std::move(weights)),
+          after_(std::move(epilogue)),
+          compute_(compute),
+          speed_(speed) {
         constexpr bool pixels = sizeof(Number) == 1;
         check(source.kind == (pixels ? Kind::u8 : Kind::f32), "sums over values of another kind");
         check_kernel(kernel, source, target);
@@ -202,22 +219,25 @@ class OverRows : public Step {
         steps_ = (taken_ + taps_a_step - 1) / taps_a_step;
         taps_ = steps_ * taps_a_step;
         panel_ = steps_ * weights_a_step;
-        check(static_cast<std::int64_t>(weights_.size()) == product({kernel.groups, blocks_, panel_}), "weights of a wrong length");
+        check(static_cast<std::int64_t>(weights_.size()) == product({kernel.groups, blocks_, panel_}),
+              "weights of a wrong length");
         check(pixels || after_.after != After::bits, "real sums that become bits");
         check_epilogue(after_, kernel, target, pixels ? Kind::i32 : Kind::f32, after_.after == After::bits ? 1 : 0);
         const std::int64_t row_bytes = taps_ * static_cast<std::int64_t>(sizeof(Number));
         group_rows_ = std::max<std::int64_t>(1, std::min(kGroupRows, kGatherBytes / row_bytes));
         const bool whole = kernel.height == source.height && kernel.width == source.width && target.vector();
         const bool pointwise = kernel.height == 1 && kernel.width == 1 && kernel.stride == 1;
-        direct_ = (whole || pointwise) && kernel.padding == 0 && kernel.groups == 1 && source.plain() && taken_ == taps_ &&
-                  (kernel.dilation == 1 || pointwise);
+        direct_ = (whole || pointwise) && kernel.padding == 0 && kernel.groups == 1 && source.plain() &&
+                  taken_ == taps_ && (kernel.dilation == 1 || pointwise);
         contiguous_ = kernel.dilation == 1 && (source.planar || kernel.groups == 1);
         for (std::int64_t plane = 0; plane < (source.planar ? channels_ : 1); ++plane)
             for (std::int64_t y = 0; y < kernel.height; ++y)
                 lines_.push_back(plane * source.item() + y * kernel.dilation * source.row());
     }
 
-    std::int64_t scratch() const override { return direct_ ? 0 : (group_rows_ * taps_ + kShort) * static_cast<std::int64_t>(sizeof(Number)); }
+    std::int64_t scratch() const override {
+        return direct_ ? 0 : (group_rows_ * taps_ + kShort) * static_cast<std::int64_t>(sizeof(Number));
+    }
 
     std::int64_t constants() const override { return static_cast<std::int64_t>(weights_.size() * sizeof(weights_[0])); }
 
@@ -226,7 +246,8 @@ class OverRows : public Step {
     }
 
     double work(std::int64_t images) const override {
-        return static_cast<double>(rows(images)) * static_cast<double>(kernel_.groups * blocks_ * kBlock) * static_cast<double>(taps_) / speed_;
+        return static_cast<double>(rows(images)) * static_cast<double>(kernel_.groups * blocks_ * kBlock) *
+               static_cast<double>(taps_) / speed_;
     }
 
     void run(const Frame& frame, std::int64_t begin, std::int64_t end, int worker) const override {
@@ -246,7 +267,8 @@ class OverRows : public Step {
         return direct_ && (blocks_ + 1) / 2 >= kManyPanels && rows(images) <= 2 * group_rows_;
     }
 
-    void compute(const Frame& frame, int worker, std::int64_t row, std::int64_t count, std::int64_t first, std::int64_t last) const {
+    void compute(const Frame& frame, int worker, std::int64_t row, std::int64_t count, std::int64_t first,
+                 std::int64_t last) const {
         char* out[kGroupRows];
         const std::int64_t size = size_of(target_.kind);
         for (std::int64_t group = 0; group < kernel_.groups; ++group) {
@@ -255,8 +277,10 @@ class OverRows : public Step {
                                                                (target_.kind == Kind::bits ? lane / 32 : lane));
             Position at(row, target_);
             for (std::int64_t r = 0; r < count; ++r, ++at)
-                out[r] = first_out + size * (at.image * target_.image() + target_.origin() + at.y * target_.row() + at.x * target_.pixel());
-            const Number* source = direct_ ? frame.at<const Number>(reads[0]) + row * taken_ : gather(frame, worker, row, count, group);
+                out[r] = first_out + size * (at.image * target_.image() + target_.origin() + at.y * target_.row() +
+                                             at.x * target_.pixel());
+            const Number* source =
+                direct_ ? frame.at<const Number>(reads[0]) + row * taken_ : gather(frame, worker, row, count, group);
             const std::int64_t own = (group * blocks_ + first) * kBlock;
             const Panel panel{source,
                               count,
@@ -275,7 +299,8 @@ class OverRows : public Step {
         }
     }
 
-    const Number* gather(const Frame& frame, int worker, std::int64_t row, std::int64_t count, std::int64_t group) const {
+    const Number* gather(const Frame& frame, int worker, std::int64_t row, std::int64_t count,
+                         std::int64_t group) const {
         auto* rows = reinterpret_cast<Number*>((*frame.scratch)[static_cast<std::size_t>(worker)].data());
         Position at(row, target_);
         Number* to = rows;
@@ -296,7 +321,8 @@ class OverRows : public Step {
             const std::int64_t from = first + top * source_.row() + left * run;
             if (line <= kShort && from + lines_.back() + kShort <= source_.image())
                 for (const std::int64_t offset : lines_) {
-                    std::memcpy(to, image + from + offset, kShort * sizeof(Number));  // the next line writes over the rest
+                    std::memcpy(to, image + from + offset,
+                                kShort * sizeof(Number));  // the next line writes over the rest
                     to += line;
                 }
             else
@@ -348,18 +374,19 @@ void add_step(Program& program, std::unique_ptr<Step> step, std::int64_t source,
 void add_bit_sums(Program& program, std::int64_t source, std::int64_t target, Constant<std::uint32_t> weights,
                   const Kernel& kernel, Constant<std::uint16_t> row_class, Constant<std::uint16_t> column_class,
                   Epilogue epilogue) {
-    add_step(program,
-             std::make_unique<OverBits>(program.buffer(source), program.buffer(target), std::move(weights), kernel,
-                                        std::move(row_class), std::move(column_class), std::move(epilogue), program.level()),
-             source, target);
+    add_step(
+        program,
+        std::make_unique<OverBits>(program.buffer(source), program.buffer(target), std::move(weights), kernel,
+                                   std::move(row_class), std::move(column_class), std::move(epilogue), program.level()),
+        source, target);
 }
 
 void add_pixel_sums(Program& program, std::int64_t source, std::int64_t target, Constant<std::uint64_t> weights,
                     const Kernel& kernel, Epilogue epilogue) {
     add_step(program,
-             std::make_unique<OverRows<std::uint8_t, std::uint64_t>>(program.buffer(source), program.buffer(target),
-                                                                     std::move(weights), 1, 4, kernel, std::move(epilogue),
-                                                                     &PackedKernels::panel_u8, kPixelsANanosecond),
+             std::make_unique<OverRows<std::uint8_t, std::uint64_t>>(
+                 program.buffer(source), program.buffer(target), std::move(weights), 1, 4, kernel, std::move(epilogue),
+                 &PackedKernels::panel_u8, kPixelsANanosecond),
              source, target);
 }
 
@@ -375,9 +402,9 @@ void add_sign_sums(Program& program, std::int64_t source, std::int64_t target, C
 void add_real_sums(Program& program, std::int64_t source, std::int64_t target, Constant<float> weights,
                    const Kernel& kernel, Epilogue epilogue) {
     add_step(program,
-             std::make_unique<OverRows<float, float>>(program.buffer(source), program.buffer(target), std::move(weights), 16,
-                                                      1, kernel, std::move(epilogue), &PackedKernels::panel_reals,
-                                                      kRealsANanosecond),
+             std::make_unique<OverRows<float, float>>(program.buffer(source), program.buffer(target),
+                                                      std::move(weights), 16, 1, kernel, std::move(epilogue),
+                                                      &PackedKernels::panel_reals, kRealsANanosecond),
              source, target);
 }
 

@@ -13,7 +13,7 @@ from core.deploy.packing import unpack
 from core.deploy.sums import Convolution
 
 BLOCK = 16
-LARGEST_TABLE = 1 << 28  # numbers in a table of border classes: 1 GiB
+LARGEST_TABLE = 1 << 25  # numbers in a table of border classes: 128 MB
 
 
 def by_lanes(rows: np.ndarray, groups: int) -> np.ndarray:
