@@ -118,7 +118,7 @@ void floats_of(const Number* x, std::int64_t count, float* out) {
 }
 
 void relu(const float* x, std::int64_t count, float* out) {
-    for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] > 0.0f ? x[i] : 0.0f;
+    for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] <= 0.0f ? 0.0f : x[i];
 }
 
 void hard_tanh(const float* x, std::int64_t count, float* out) {

@@ -132,6 +132,8 @@ class Graph:
         """Kind and shape of every value, "input" first, then in the order of the nodes."""
         made = {"input": self.input.value}
         for node in self.nodes:
+            if any(type(name) is not str for name in (node.name, *node.inputs)):
+                raise FormError(f"names of values are str (got {node.name!r} of {node.inputs!r})")
             if not node.name or node.name in made:
                 raise FormError(f"node {node.name!r}: every node needs a name of its own")
             if missing := [name for name in node.inputs if name not in made]:

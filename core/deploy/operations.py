@@ -83,7 +83,7 @@ class ToF32:
 
 @dataclass(frozen=True)
 class Relu:
-    """f32 -> f32: x where x > 0, else 0."""
+    """f32 -> f32: 0 where x <= 0, else x; nan stays nan."""
 
     def output(self, inputs: tuple[Value, ...]) -> Value:
         return one(inputs, "f32")
@@ -91,7 +91,7 @@ class Relu:
 
 @dataclass(frozen=True)
 class HardTanh:
-    """f32 -> f32: x clipped to [-1, 1]."""
+    """f32 -> f32: x clipped to [-1, 1]; nan stays nan."""
 
     def output(self, inputs: tuple[Value, ...]) -> Value:
         return one(inputs, "f32")
@@ -162,7 +162,10 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Add:
-    """i32 + i32 or f32 + f32 of one shape, entry by entry: a residual sum, or bases of a multi-base weight."""
+    """i32 + i32 or f32 + f32 of one shape, entry by entry: a residual sum, or bases of a multi-base weight.
+
+    Sums beyond an int32 wrap around, as no export makes them.
+    """
 
     def output(self, inputs: tuple[Value, ...]) -> Value:
         if len(inputs) != 2 or inputs[0] != inputs[1] or inputs[0].kind not in ("i32", "f32"):

@@ -119,7 +119,7 @@ def _to_f32(operation: ToF32, arrays: list[np.ndarray], values: tuple[Value, ...
 
 
 def _relu(operation: Relu, arrays: list[np.ndarray], values: tuple[Value, ...], made: Value) -> np.ndarray:
-    return np.where(arrays[0] > 0, arrays[0], np.float32(0))
+    return np.where(arrays[0] <= 0, np.float32(0), arrays[0])
 
 
 def _hard_tanh(operation: HardTanh, arrays: list[np.ndarray], values: tuple[Value, ...], made: Value) -> np.ndarray:

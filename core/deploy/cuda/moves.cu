@@ -103,7 +103,7 @@ KERNEL(float_bits, Moves, 256) {
     static_cast<float*>(p.out)[i] = word >> channel % 32 & 1 ? 1.0f : -1.0f;
 }
 KERNEL(relu, Moves, 256) {
-    map<float, float>(p, [&](float x, int) { return x > 0.0f ? x : 0.0f; });
+    map<float, float>(p, [&](float x, int) { return x <= 0.0f ? 0.0f : x; });
 }
 KERNEL(hardtanh, Moves, 256) {
     map<float, float>(p, [&](float x, int) { return x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x; });
