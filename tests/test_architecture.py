@@ -22,7 +22,10 @@ UNPINNED = {"nvidia-cuda-nvrtc"}  # a build of torch for CUDA asks for a version
 # functions besides a command's `main` that import late, and why
 LATE = {
     ("studies/__init__.py", "load"): "every command imports this package, and --help must not wait for pandas",
-    ("core/deploy/backends.py", "_cupy"): "what runs packed networks on a GPU is not waited for where none is asked for",
+    (
+        "core/deploy/backends.py",
+        "_cupy",
+    ): "what runs packed networks on a GPU is not waited for where none is asked for",
     ("solvers/sdp/conic.py", "reference"): "cvxpy takes a second to import, and no other function needs it",
 }
 LONGEST_MODULE = 300
