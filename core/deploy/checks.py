@@ -28,9 +28,12 @@ def check_whole(name: str, value: int, least: int, most: int) -> None:
 
 
 def check_fan_in(fan_in: int) -> None:
-    """Raises FormError where a sum of so many products could leave an int32."""
+    """Raises FormError for sums of more products than the form holds."""
     if fan_in > LARGEST_FAN_IN:
-        raise FormError(f"{fan_in} inputs a sum are beyond {LARGEST_FAN_IN}, where int32 sums stop being exact")
+        raise FormError(
+            f"{fan_in} inputs a sum are beyond {LARGEST_FAN_IN}, the most that this form holds (255 times as much must fit "
+            "an int32); split the layer into some whose sums are added"
+        )
 
 
 def check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
