@@ -31,8 +31,8 @@ def check_fan_in(fan_in: int) -> None:
     """Raises FormError for sums of more products than the form holds."""
     if fan_in > LARGEST_FAN_IN:
         raise FormError(
-            f"{fan_in} inputs a sum are beyond {LARGEST_FAN_IN}, the most that this form holds (255 times as much must fit "
-            "an int32); split the layer into some whose sums are added"
+            f"{fan_in} inputs a sum are beyond {LARGEST_FAN_IN}, the most that this form holds (255 times as much "
+            "must fit an int32); split the layer into some whose sums are added"
         )
 
 
