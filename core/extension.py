@@ -14,18 +14,24 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
+_LAST = "PackedProgram"  # the newest that callers need: a module without it was built from older sources
+
 try:
     from core._native import _kernels as _module
 except ImportError as error:
     _module = None  # type: ignore[assignment]
     _REASON = str(error).partition(" (")[0]  # without the path of this machine: the reason goes into manifests
+else:
+    if not hasattr(_module, _LAST):
+        _module = None  # type: ignore[assignment]
+        _REASON = "built from older sources; install bitrelax again"
 
 _ALLOWED: ContextVar[bool] = ContextVar("native kernels allowed", default=True)
 LEVELS = ("portable", "avx2", "avx512")
 
 
 def module() -> ModuleType | None:
-    """The extension, or None where it is not built."""
+    """The extension, or None where it is not built, or from older sources."""
     return _module
 
 

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -40,10 +41,11 @@ class Sums {
     Sums(Array<const std::uint32_t, 1> input, Array<const std::uint32_t, 3> weights, std::int64_t outputs,
          std::int64_t rows, std::int64_t row_pitch, Array<const std::int64_t, 1> offsets, std::int64_t segment_words,
          std::optional<Array<const std::uint16_t, 1>> row_class)
-        : kept_(input, weights, offsets, row_class) {
+        : kept_(input, weights), offsets_(offsets.data(), offsets.data() + offsets.size()) {
+        if (row_class) row_class_.assign(row_class->data(), row_class->data() + row_class->size());
         blocks_ = length(weights, 0);
-        of_ = {input.data(),      rows,          row_pitch,      offsets.data(), length(offsets, 0),
-               segment_words,     weights.data(), outputs,       row_class ? row_class->data() : nullptr};
+        of_ = {input.data(), rows,         row_pitch,      offsets_.data(), length(offsets, 0),
+               segment_words, weights.data(), outputs,      row_class ? row_class_.data() : nullptr};
         require(length(weights, 2) == kBlock, "bitsum: weights are [blocks][words][16]");
         require(outputs >= 1 && blocks_ == (outputs - 1) / kBlock + 1,
                 "bitsum: outputs does not fit the weights' blocks");
@@ -105,9 +107,9 @@ class Sums {
         kernel(of_, to);
     }
 
-    std::tuple<Array<const std::uint32_t, 1>, Array<const std::uint32_t, 3>, Array<const std::int64_t, 1>,
-               std::optional<Array<const std::uint16_t, 1>>>
-        kept_;
+    std::tuple<Array<const std::uint32_t, 1>, Array<const std::uint32_t, 3>> kept_;
+    std::vector<std::int64_t> offsets_;  // copies: what is checked once must not change later
+    std::vector<std::uint16_t> row_class_;
     BitSums of_;
     std::int64_t blocks_, classes_ = 1;
 };

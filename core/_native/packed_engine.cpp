@@ -6,6 +6,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "packed_floats.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -206,6 +208,7 @@ std::unique_ptr<Program::Arena> Program::new_arena() const {
 
 void Program::run(const void* input, std::int64_t images, void* const* outputs, double* seconds) const {
     check(finished(), "it is not finished");
+    const StandardFloats standard;
     std::unique_ptr<Arena> arena(spare_.exchange(nullptr));  // a concurrent call makes another
     if (!arena) arena = new_arena();
     const std::int64_t chunks = (images + chunk_ - 1) / chunk_;

@@ -13,6 +13,7 @@
 
 #include "bitsum.h"
 #include "packed.h"
+#include "packed_constants.h"
 #include "packed_threads.h"
 
 namespace bitrelax {
@@ -70,9 +71,6 @@ class Step {
     std::vector<std::int64_t> reads;
     std::int64_t writes = -1;
 };
-
-template <class T>
-using Constant = std::vector<T>;
 
 class Program {
    public:

@@ -24,7 +24,7 @@ using Out = nb::ndarray<nb::c_contig, nb::device::cpu>;
 
 template <class T>
 Constant<T> copy(const Flat<T>& array) {
-    return {array.data(), array.data() + array.size()};
+    return {array.data(), array.size()};
 }
 
 template <class T>
@@ -46,7 +46,9 @@ std::int64_t examples(const Array& array, const Buffer& buffer, const char* name
     check(array.ndim() >= 1, std::string(name) + " needs the batch in front");
     check(array.dtype() == type_of(buffer.kind), std::string(name) + " has a wrong dtype");
     const auto images = static_cast<std::int64_t>(array.shape(0));
-    check(static_cast<std::int64_t>(array.size()) == images * buffer.image(), std::string(name) + " has a wrong shape");
+    const auto numbers = static_cast<std::int64_t>(array.size());  // divided: a product with a shape may overflow
+    check(numbers % buffer.image() == 0 && images == numbers / buffer.image(),
+          std::string(name) + " has a wrong shape");
     return images;
 }
 
@@ -61,7 +63,8 @@ class View {
                              : buffer.kind == Kind::i32 ? "i"
                                                         : "I";
         const bool fits = view_.ndim >= 1 && (!(flags & PyBUF_FORMAT) || !std::strcmp(view_.format, format)) &&
-                          view_.itemsize == size_of(buffer.kind) && view_.len == view_.shape[0] * buffer.bytes();
+                          view_.itemsize == size_of(buffer.kind) && view_.len % buffer.bytes() == 0 &&
+                          view_.shape[0] == view_.len / buffer.bytes();  // a product might overflow
         if (!fits) {
             PyBuffer_Release(&view_);
             check(false, "an array of a wrong dtype or shape");

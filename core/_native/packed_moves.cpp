@@ -166,8 +166,8 @@ void pool_largest(const Pool& p) {
 }
 
 void pool_mean(const Pool& p) {
-    const auto copy = [&](float* out, const float* pixel) {
-        std::memcpy(out, pixel, static_cast<std::size_t>(p.items) * sizeof(float));
+    const auto from_zero = [&](float* out, const float* pixel) {
+        for (std::int64_t c = 0; c < p.items; ++c) out[c] = 0.0f + pixel[c];  // 0 where all are -0, as in NumPy
     };
     const auto sum = [&](float* out, const float* pixel) {
         for (std::int64_t c = 0; c < p.items; ++c) out[c] += pixel[c];
@@ -175,7 +175,7 @@ void pool_mean(const Pool& p) {
     const auto divide = [&](float* out, std::int64_t count) {
         for (std::int64_t c = 0; c < p.items; ++c) out[c] /= static_cast<float>(count);
     };
-    windows<float>(p, copy, sum, divide);
+    windows<float>(p, from_zero, sum, divide);
 }
 
 // Or, and `and` where smallest has a 1: by De Morgan the or of inverted bits, inverted.

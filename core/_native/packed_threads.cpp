@@ -3,6 +3,8 @@
 #include <chrono>
 #include <system_error>
 
+#include "packed_floats.h"
+
 #ifdef __unix__
 #include <pthread.h>
 #endif
@@ -64,6 +66,7 @@ struct Workers::Team {
     }
 
     void loop(int worker) {
+        const StandardFloats standard;  // threads inherit the mode of the one that starts them
         for (std::uint64_t seen = 0;;) {
             wait_for_round(seen);
             if (stop.load()) return;

@@ -10,7 +10,7 @@ import numpy as np
 
 from core import extension
 from core.deploy import native, reference
-from core.deploy.form import Form, Graph
+from core.deploy.form import Form
 
 MOST_THREADS = 1024
 WAY_OUT = "install a C++17 compiler and bitrelax again, or use backend='numpy'"
@@ -43,24 +43,24 @@ def executors(form: Form, backend: str, threads: int) -> tuple[Executor, ...]:
         raise ValueError(f"backend must be one of auto, {', '.join(_MAKERS)} (got {backend!r})")
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS} (got {threads!r})")
-    return tuple(_MAKERS[backend](graph, threads) for graph in form.networks)
+    return _MAKERS[backend](form, threads)
 
 
-def _native(graph: Graph, threads: int) -> Executor:
-    return native.Executor(graph, threads=threads)
+def _native(form: Form, threads: int) -> tuple[Executor, ...]:
+    return native.executors(form, threads=threads)
 
 
-def _numpy(graph: Graph, threads: int) -> Executor:
-    return reference.Executor(graph)
+def _numpy(form: Form, threads: int) -> tuple[Executor, ...]:
+    return tuple(reference.Executor(graph) for graph in form.networks)
 
 
-def _cupy(graph: Graph, threads: int) -> Executor:
+def _cupy(form: Form, threads: int) -> tuple[Executor, ...]:
     from core.deploy.cuda import backend
 
-    return backend.Executor(graph)
+    return tuple(backend.Executor(graph) for graph in form.networks)
 
 
-_MAKERS: dict[str, Callable[[Graph, int], Executor]] = {"native": _native, "numpy": _numpy, "cupy": _cupy}
+_MAKERS: dict[str, Callable[[Form, int], tuple[Executor, ...]]] = {"native": _native, "numpy": _numpy, "cupy": _cupy}
 
 
 @dataclass(frozen=True)

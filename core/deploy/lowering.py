@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from core.deploy.form import Graph
+from core.deploy.lowering_constants import Constants
 from core.deploy.lowering_rules import add_node
 from core.deploy.lowering_state import OUTPUT, Lowering, Step
 
@@ -24,12 +25,23 @@ class Lowered:
     outputs: tuple[str, ...]
 
 
-def lower(graph: Graph, kernels: ModuleType, *, level: int, threads: int, fuse: bool = True, chunk: int = 0) -> Lowered:
+def lower(
+    graph: Graph,
+    kernels: ModuleType,
+    *,
+    level: int,
+    threads: int,
+    fuse: bool = True,
+    chunk: int = 0,
+    constants: Constants | None = None,
+) -> Lowered:
     """The program of a graph. Without `fuse` every node is a step of its own and every value is written out.
 
-    chunk: examples at a time, 0 for the engine's choice. Raises FormError for what the native engine cannot hold.
+    chunk: examples at a time, 0 for the engine's choice. constants: those of all graphs of a form. Raises FormError for
+    what the native engine cannot hold.
     """
-    lowering = Lowering(graph, kernels.PackedProgram(level, threads), fuse=fuse)
+    constants = constants or Constants((graph,))
+    lowering = Lowering(graph, kernels.PackedProgram(level, threads), constants, fuse=fuse)
     for node in lowering.nodes:
         if node.name not in lowering.skipped:
             add_node(lowering, node)

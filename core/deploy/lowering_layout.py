@@ -6,6 +6,8 @@ follow the other's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from core.deploy.form import FormError, words
@@ -13,7 +15,8 @@ from core.deploy.packing import unpack
 from core.deploy.sums import Convolution
 
 BLOCK = 16
-LARGEST_TABLE = 1 << 25  # numbers in a table of border classes: 128 MB
+LARGEST_TABLE = 1 << 25  # numbers in a table of border classes, absent channels counted: 128 MB
+FAR = 1 << 27  # beyond every sum and base: five times the largest fan-in and more
 
 
 def by_lanes(rows: np.ndarray, groups: int) -> np.ndarray:
@@ -49,6 +52,24 @@ def sign_weights(signs: np.ndarray, groups: int) -> np.ndarray:
 def real_weights(weights: np.ndarray, groups: int) -> np.ndarray:
     """Real weights (O, K): [groups][blocks][K][16]."""
     return flat(by_lanes(weights, groups))
+
+
+def row_weights(
+    weights: np.ndarray,
+    lay: Callable[[np.ndarray, int], np.ndarray],
+    groups: int,
+    packed: int,
+    taps: tuple[int, int, int],
+    planar: bool,
+) -> np.ndarray:
+    """Weights (O, h, w, C) by `lay`, the taps in the order in which the source holds them.
+
+    packed: channels of the bits that the weights are, 0 of real ones. taps: (h, w, C), also of a flattened source.
+    planar: of raw images, whose channels come first.
+    """
+    signs = signs_of(weights, packed) if packed else weights
+    rows = signs.reshape(len(weights), *taps)
+    return lay((rows.transpose(0, 3, 1, 2) if planar else rows).reshape(len(weights), -1), groups)
 
 
 def packed_lanes(bits: np.ndarray, word: str) -> np.ndarray:
@@ -92,6 +113,7 @@ class Bases:
         self,
         weights: np.ndarray,
         channels: int,
+        groups: int,
         padding: str,
         rows: tuple[np.ndarray, ...],
         columns: tuple[np.ndarray, ...],
@@ -104,28 +126,28 @@ class Bases:
             )
         row_kinds, self.row_class = np.unique(np.stack(rows, axis=1), axis=0, return_inverse=True)
         column_kinds, self.column_class = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-        if len(row_kinds) * len(column_kinds) * (len(weights) + BLOCK) > LARGEST_TABLE:
+        lanes = groups * -(-len(weights) // groups // BLOCK) * BLOCK
+        if len(row_kinds) * len(column_kinds) * lanes > LARGEST_TABLE:
             raise FormError(
-                f"{len(row_kinds)} x {len(column_kinds)} classes of borders times {len(weights)} outputs are "
-                f"beyond what the native backend tabulates ({LARGEST_TABLE}); use backend='numpy'"
+                f"{len(row_kinds)} x {len(column_kinds)} classes of borders times {len(weights)} outputs in {groups} "
+                f"groups, each filled up to {BLOCK}, are beyond what the native backend tabulates ({LARGEST_TABLE}); "
+                "use backend='numpy'"
             )
-        ones = np.bitwise_count(weights).sum(axis=-1, dtype=np.int64)  # (O, h, w)
+        ones = np.bitwise_count(weights).sum(axis=-1, dtype=np.int32)  # (O, h, w)
         inside_ones, inside = _boxes(ones, row_kinds, column_kinds), _counts(row_kinds, column_kinds)[..., np.newaxis]
-        outside_ones = ones.sum(axis=(1, 2)) - inside_ones
+        outside_ones = ones.sum(axis=(1, 2), dtype=np.int32) - inside_ones
         self.of_class = channels * inside + 2 * outside_ones  # (row classes, column classes, O)
         if padding == "plus":
             self.of_class += 2 * outside_ones - channels * (height * width - inside)
 
     def table(self, groups: int) -> np.ndarray:
         """The bases of every group, class and lane, int32."""
-        return self._by_group(padded(self.of_class, groups), groups).astype(np.int32)
+        return self._by_group(padded(self.of_class, groups), groups)
 
     def most(self, at: np.ndarray, groups: int) -> np.ndarray:
         """The largest popcount at which s >= at; -1 where none is and for channels that are not there."""
-        most = (self.of_class - at.astype(np.int64)) >> 1
-        return self._by_group(padded(np.clip(most, -1, np.iinfo(np.int32).max), groups, fill=-1), groups).astype(
-            np.int32
-        )
+        most = (self.of_class - np.clip(at, -FAR, FAR)) >> 1
+        return self._by_group(padded(np.maximum(most, -1), groups, fill=-1), groups)
 
     def _by_group(self, table: np.ndarray, groups: int) -> np.ndarray:
         return flat(np.moveaxis(table.reshape(*table.shape[:2], groups, -1), 2, 0))
@@ -141,13 +163,13 @@ def inside(operation: Convolution, length: int, kernel: int, outputs: int) -> tu
 
 def _counts(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     counts: np.ndarray = (rows[:, 1] - rows[:, 0])[:, np.newaxis] * (columns[:, 1] - columns[:, 0])
-    return counts
+    return counts.astype(np.int32)
 
 
 def _boxes(numbers: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Sums of numbers (O, h, w) over boxes of rows [a, b) and columns [c, d): (boxes of rows, of columns, O)."""
-    total = np.zeros((numbers.shape[1] + 1, numbers.shape[2] + 1, len(numbers)), np.int64)
-    total[1:, 1:] = numbers.cumsum(axis=1).cumsum(axis=2).transpose(1, 2, 0)
+    total = np.zeros((numbers.shape[1] + 1, numbers.shape[2] + 1, len(numbers)), np.int32)
+    total[1:, 1:] = numbers.cumsum(axis=1, dtype=np.int32).cumsum(axis=2, dtype=np.int32).transpose(1, 2, 0)
     strips = total[rows[:, 1]] - total[rows[:, 0]]
     boxes: np.ndarray = strips[:, columns[:, 1]] - strips[:, columns[:, 0]]
     return boxes

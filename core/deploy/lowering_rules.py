@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from core.deploy import lowering_layout as layout
-from core.deploy.form import Node, Value, words
+from core.deploy.form import FormError, Node, Value, words
 from core.deploy.lowering_state import Lowering
 from core.deploy.operations import (
     Add,
@@ -43,8 +43,11 @@ FEW_CHANNELS = 4  # of raw images that are read plane by plane; more are first p
 
 
 def add_node(lowering: Lowering, node: Node) -> None:
-    """Adds the step that makes a node's value, and what it needs before."""
-    _RULES[type(node.operation)](lowering, node)
+    """Adds the step that makes a node's value, and what it needs before. Raises FormError, which names the node."""
+    try:
+        _RULES[type(node.operation)](lowering, node)
+    except FormError as error:
+        raise FormError(f"node {node.name!r} ({type(node.operation).__name__}): {error}") from None
 
 
 def _kernel(operation: Linear | Convolution, value: Value) -> list[int]:
@@ -64,14 +67,15 @@ def _bit_sums(self: Lowering, node: Node) -> None:
     groups, follow = _groups(operation), self.follows(node, _groups(operation))
     kernel, channels = _kernel(operation, value), value.channels // groups
     weights = operation.weights.reshape(kernel[6], kernel[0], kernel[1], words(channels))
+    self.constants.take(8 * kernel[0] * kernel[1])  # where its taps lie
     if isinstance(operation, Linear):
         whole = (np.zeros(1, np.int64), np.full(1, kernel[0])), (np.zeros(1, np.int64), np.full(1, kernel[1]))
-        bases = layout.Bases(weights, channels, "minus", *whole)
+        bases = layout.Bases(weights, channels, groups, "minus", *whole)
         source = self.placed[name]
     else:
         made = self.graph.values[node.name]
         sides = (layout.inside(operation, value.shape[i], kernel[i], made.shape[i]) for i in (0, 1))
-        bases = layout.Bases(weights, channels, operation.pad if operation.padding else "minus", *sides)
+        bases = layout.Bases(weights, channels, groups, operation.pad if operation.padding else "minus", *sides)
         source = (
             self.bordered(name, operation.padding)
             if channels % 32 == 0 or groups == 1
@@ -79,18 +83,15 @@ def _bit_sums(self: Lowering, node: Node) -> None:
         )
     after, table, flip, scale, bias = SUMS, None, None, None, None
     if follow is not None and isinstance(follow.operation, Threshold):
-        after, table, flip = (
-            BITS,
-            bases.most(follow.operation.at, groups),
-            layout.flips(follow.operation.flip, kernel[6]),
-        )
+        after, table = BITS, bases.most(follow.operation.at, groups)
+        (flip,) = self.constants.laid(follow.operation.flip, layout.flips, kernel[6])
     else:
         table = bases.table(groups)
         if follow is not None:
-            after, scale, bias = AFFINE, *_affine_of(follow, groups)
+            after, scale, bias = AFFINE, *_affine_of(self, follow, groups)
     target = self.target(_made(self, node, follow))
     classes = bases.row_class.astype(np.uint16).ravel(), bases.column_class.astype(np.uint16).ravel()
-    bits = layout.bit_weights(weights, groups)
+    (bits,) = self.constants.laid(operation.weights, layout.bit_weights, groups)
     self.add(node.name, "sums", "bit_sums", source, target, bits, kernel, *classes, after, table, flip, scale, bias)
 
 
@@ -103,9 +104,10 @@ def _regrouped(self: Lowering, name: str, operation: BinConv2d) -> int:
     return target
 
 
-def _affine_of(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
+def _affine_of(self: Lowering, node: Node, groups: int) -> tuple[np.ndarray, ...]:
     operation: Any = node.operation
-    return layout.padded(operation.scale, groups), layout.padded(operation.bias, groups)
+    laid = self.constants.laid
+    return *laid(operation.scale, layout.padded, groups), *laid(operation.bias, layout.padded, groups)
 
 
 def _made(self: Lowering, node: Node, follow: Node | None) -> str:
@@ -123,25 +125,19 @@ def _row_sums(step: str, lay: Callable[[np.ndarray, int], np.ndarray], kind: str
         operation: Any = node.operation
         name, value = self.taken(node)
         groups, kernel = _groups(operation), _kernel(operation, value)
-        of_input = self.graph.values[node.inputs[0]]
-        weights = operation.weights
-        if operation.packed:
-            weights = layout.signs_of(weights, of_input.channels // groups)
-        weights = weights.reshape(kernel[6], kernel[0], kernel[1], value.channels // groups)
-        source = self.placed[name]
-        if name == "input" and self.planar:
-            if value.channels <= FEW_CHANNELS:
-                weights = weights.transpose(0, 3, 1, 2)  # taps in the order in which raw images hold them
-            else:
-                source = self.source(name)
+        self.constants.take(8 * kernel[0] * FEW_CHANNELS)  # where rows of taps begin
+        planar = name == "input" and self.planar and value.channels <= FEW_CHANNELS
+        source = self.placed[name] if planar else self.source(name)
         follow = self.follows(node, groups)
         after, table, flip, scale, bias = SUMS, None, None, None, None
         if follow is not None and isinstance(follow.operation, Threshold):
-            after, table = BITS, layout.padded(follow.operation.at, groups)
-            flip = layout.flips(follow.operation.flip, kernel[6])
+            after, (table,) = BITS, self.constants.laid(follow.operation.at, layout.padded, groups)
+            (flip,) = self.constants.laid(follow.operation.flip, layout.flips, kernel[6])
         elif follow is not None:
-            after, scale, bias = AFFINE, *_affine_of(follow, groups)
-        laid = lay(weights.reshape(kernel[6], -1), groups)
+            after, scale, bias = AFFINE, *_affine_of(self, follow, groups)
+        packed = self.graph.values[node.inputs[0]].channels // groups if operation.packed else 0
+        taps = (*kernel[:2], value.channels // groups)
+        (laid,) = self.constants.laid(operation.weights, layout.row_weights, lay, groups, packed, taps, planar)
         target = self.target(_made(self, node, follow))
         self.add(node.name, kind, step, source, target, laid, kernel, after, table, flip, scale, bias)
 
@@ -151,7 +147,8 @@ def _row_sums(step: str, lay: Callable[[np.ndarray, int], np.ndarray], kind: str
 def _binarize(self: Lowering, node: Node) -> None:
     operation: Any = node.operation
     pixels = self.graph.values[node.inputs[0]].kind == "u8"
-    constants = layout.pixel_thresholds(operation.at) if pixels else (np.ascontiguousarray(operation.at),)
+    lay = layout.pixel_thresholds if pixels else np.ascontiguousarray
+    constants = self.constants.laid(operation.at, lay)
     source = self.source(node.inputs[0])
     self.add(node.name, "pack", "binarize_u8" if pixels else "binarize_f32", source, self.target(node.name), *constants)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.deploy.form import Graph, Node, Value
+from core.deploy.lowering_constants import Constants
 from core.deploy.operations import Affine, Flatten, Threshold
 from core.deploy.sums import BinConv2d
 
@@ -24,8 +25,8 @@ class Step:
 class Lowering:
     """The buffers and steps of a program while it is built. Without `fuse` every value is an output."""
 
-    def __init__(self, graph: Graph, program: Any, *, fuse: bool) -> None:
-        self.graph, self.program, self.fuse = graph, program, fuse
+    def __init__(self, graph: Graph, program: Any, constants: Constants, *, fuse: bool) -> None:
+        self.graph, self.program, self.constants, self.fuse = graph, program, constants, fuse
         needed = _needed(graph) if fuse else {node.name for node in graph.nodes}
         self.nodes = [node for node in graph.nodes if node.name in needed]
         self.users: dict[str, list[Node]] = {name: [] for name in graph.values}
@@ -78,6 +79,7 @@ class Lowering:
         return self.copies[name, border]
 
     def add(self, name: str, kind: str, step: str, *arguments: Any) -> None:
+        self.constants.count(arguments)
         getattr(self.program, step)(*arguments)
         self.steps.append(Step(name, kind))
 

@@ -12,8 +12,9 @@ from types import ModuleType
 import numpy as np
 
 from core import extension
-from core.deploy.form import Graph
+from core.deploy.form import Form, Graph
 from core.deploy.lowering import Lowered, lower
+from core.deploy.lowering_constants import Constants
 from core.deploy.lowering_state import Step
 
 DTYPES = {kind: np.dtype(name) for kind, name in (("bits", "u4"), ("i32", "i4"), ("u8", "u1"), ("f32", "f4"))}
@@ -25,15 +26,20 @@ class Executor:
 
     level: "portable", "avx2" or "avx512"; None for what BITRELAX_CPU_LEVEL names, else the best of this CPU.
     Several Python threads may call one executor at once: each call has memory of its own. Only one of them then has
-    the other `threads`. Raises RuntimeError where the extension is not built, ValueError for a level not to be had.
+    the other `threads`. Denormals are numbers here also where the process flushes them. constants: those of all
+    networks of a form. Raises RuntimeError where the extension is not built, ValueError for a level not to be had,
+    FormError for what the engine cannot hold.
     """
 
-    def __init__(self, graph: Graph, *, threads: int = 1, level: str | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, threads: int = 1, level: str | None = None, constants: Constants | None = None
+    ) -> None:
         self.graph = graph
         self.level = chosen_level(level)
         self.threads = threads
         self._kernels = kernels()
-        self._lowered = lower(graph, self._kernels, level=extension.LEVELS.index(self.level), threads=threads)
+        number = extension.LEVELS.index(self.level)
+        self._lowered = lower(graph, self._kernels, level=number, threads=threads, constants=constants)
         self._run = self._lowered.program.run
         value = graph.values[graph.output]
         self._shape, self._dtype = value.array_shape, DTYPES[value.kind]
@@ -70,6 +76,12 @@ class Executor:
     def _unfused(self) -> Lowered:
         level = extension.LEVELS.index(self.level)
         return lower(self.graph, self._kernels, level=level, threads=1, fuse=False)
+
+
+def executors(form: Form, *, threads: int = 1) -> tuple[Executor, ...]:
+    """One executor a network of a form; what they share is laid out once."""
+    constants = Constants(form.networks)
+    return tuple(Executor(graph, threads=threads, constants=constants) for graph in form.networks)
 
 
 def kernels() -> ModuleType:

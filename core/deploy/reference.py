@@ -1,6 +1,7 @@
 """Packed networks in NumPy: what every operation means, run as it is written. The other backends are held to it.
 
 Clarity before speed. Bits stay packed: sums of bits are popcounts. Nothing is fused, so `trace` shows every value.
+Denormals are numbers, but in a process that flushes them: NumPy follows it.
 """
 
 from __future__ import annotations

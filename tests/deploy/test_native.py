@@ -239,7 +239,7 @@ def test_without_the_extension_the_reason_and_the_way_out_are_told(monkeypatch):
 
 
 def test_too_many_border_classes_are_refused_by_number(monkeypatch):
-    monkeypatch.setattr("core.deploy.lowering_layout.LARGEST_TABLE", 9 * 80 - 1)
+    monkeypatch.setattr("core.deploy.lowering_layout.LARGEST_TABLE", 9 * 64 - 1)
     given = Input((7, 7), Value("u8", (7, 7, 1)))
     nodes = (
         Node("bits", Binarize(np.zeros(1, np.float32)), ("input",)),

@@ -295,6 +295,25 @@ def test_arrays_that_do_not_fit_are_refused(match, changed):
     refused(match, **changed)
 
 
+def test_what_was_checked_cannot_be_changed_later():
+    offsets, row_class = np.zeros(1, np.int64), np.zeros(2, np.uint16)
+    one = np.ones((1, 1, 16), np.uint32)
+    sums = kernels.BitSums(
+        np.zeros(2, np.uint32),
+        one,
+        outputs=16,
+        rows=2,
+        row_pitch=1,
+        offsets=offsets,
+        segment_words=1,
+        row_class=row_class,
+    )
+    offsets[:], row_class[:] = 1 << 40, 60000
+    made = np.zeros((2, 16), np.int32)
+    sums.to_sums(0, np.full((1, 16), 32, np.int32), made)
+    assert (made == 30).all()
+
+
 def test_results_and_tables_that_do_not_fit_are_refused():
     sums = Sums(rows=3, outputs=20, classes=3)
     sums.row_class[:] = 2
