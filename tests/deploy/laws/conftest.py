@@ -167,7 +167,7 @@ class Twin:
 
     @staticmethod
     def _relu(operation, x):
-        return np.where(x > 0, x, np.float32(0))
+        return np.where(x <= 0, np.float32(0), x)  # nan is no less than 0, and stays
 
     @staticmethod
     def _hardtanh(operation, x):
