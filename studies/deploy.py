@@ -22,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     arguments = parse(parser, words)
-    _check(parser, arguments)
     try:
         if arguments.bench:
             from studies.deploying.bench import command  # late, as the rest: --help does not wait for torch
@@ -40,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             prediction=arguments.prediction,
             where=tuple(arguments.where),
         )
+        if arguments.to is None:
+            needed = ["--to is needed (or --bench, which measures the kernels)", session.also_wrong(asked)]
+            parser.error("\n".join(filter(None, needed)))
         wanted = session.Wanted(
             asked, arguments.to, arguments.data_dir, arguments.json, arguments.test_limit, arguments.rounds
         )
@@ -60,17 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends with a usage error where what is needed is missing."""
-    if arguments.bench:
-        return
-    missing = [name for name in ("problem", "to") if getattr(arguments, name) is None]
-    if missing:
-        parser.error(f"--{missing[0]} is needed (or --bench, which measures the kernels)")
-    if arguments.method is None and not arguments.best:
-        parser.error("--method is needed, or --best for the best network of binary weights of all methods")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m studies.deploy",
@@ -89,8 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a study's folder (default: %(default)s)",
     )
-    what.add_argument("--method", metavar="NAME", help="of the cell; with --best it may be left out")
-    what.add_argument("--problem", metavar="NAME", help="of the cell")
+    what.add_argument(
+        "--method", metavar="NAME", help="of the cell; may be left out with --best, or where only one is there"
+    )
+    what.add_argument("--problem", metavar="NAME", help="of the cell; may be left out where only one is there")
     what.add_argument("--seed", type=_count_from_0, metavar="N", help="of the cell (default: the lowest there)")
     what.add_argument("--best", action="store_true", help="the best validation accuracy among the cells that match")
     what.add_argument(
@@ -104,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prediction", default="mode", metavar="RULE", help="mode, ternary, 'ensemble(10)', ... (default: mode)"
     )
     made = parser.add_argument_group("what to make")
-    made.add_argument("--to", type=Path, metavar="FILE", help="the packed network, such as model.bnn")
+    made.add_argument("--to", type=Path, metavar="FILE", help="the packed network, such as model.bnn (needed)")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed as data")
     made.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="data sets (default: the environment's BITRELAX_DATA)"
@@ -120,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/deploy"), metavar="DIR", help="of --bench (default: %(default)s)"
     )
     bench.add_argument("--quick", action="store_true", help="of --bench: smallest shapes, a check that it runs")
-    bench.add_argument("--peer-python", metavar="PATH", help="of --bench: a Python with Larq Compute Engine")
+    bench.add_argument("--peer-python", metavar="PYTHON", help="of --bench: a Python with Larq Compute Engine")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

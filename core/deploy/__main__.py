@@ -19,6 +19,10 @@ from core.deploy.summary import lines
 BACKENDS = ("auto", "native", "numpy", "cupy")
 
 
+class _NoArray(ValueError):
+    """A file that holds no array of inputs."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (None: the process's own) and return its exit code."""
     arguments = _parser().parse_args(argv)
@@ -27,16 +31,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.classes is None:
             print("\n".join(_told(arguments.file, network)))
         else:
-            inputs = np.load(arguments.classes, allow_pickle=False)
+            inputs = _array(arguments.classes)
             found = network.classes(inputs, backend=arguments.backend, threads=arguments.threads)
-            print("\n".join(map(str, found)))
+            print("".join(f"{label}\n" for label in found), end="")
     except BrokenPipeError:
         return 141  # the reader, `head` say, has what it wanted
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # what `load`, NumPy and `run` refuse with
-        kind = "" if isinstance(error, FileError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, (FileError, _NoArray)) else f"{type(error).__name__}: "
         print(f"{kind}{error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array that `numpy.save` wrote. Raises _NoArray."""
+    way_out = "give one array as numpy.save writes it, of dtype and shape as in training"
+    try:
+        with path.open("rb") as opened:
+            if opened.read(2) == b"PK":
+                raise _NoArray(f"--classes {path}: an archive of arrays (.npz); {way_out}")
+            opened.seek(0)
+            found: np.ndarray = np.lib.format.read_array(opened, allow_pickle=False)
+    except _NoArray:
+        raise
+    except OSError as error:
+        raise _NoArray(f"--classes {path}: {error.strerror}") from error
+    except (ValueError, MemoryError) as error:
+        raise _NoArray(f"--classes {path}: no .npy array; {way_out} ({error})") from error
+    return found
 
 
 def _told(path: Path, network: PackedNetwork) -> list[str]:

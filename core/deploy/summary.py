@@ -36,15 +36,18 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
 def lines(form: Form) -> list[str]:
     """The layers of a form's networks, one a line, under a headline."""
     graph = form.networks[0]
+    maps = layers(graph)
     head = ("layer", "operation", "takes", "makes", "weights", "bytes")
     rows = [
         (layer.name, layer.operation, shape(layer.takes), shape(layer.makes), f"{layer.weights:,}", f"{layer.bytes:,}")
-        for layer in layers(graph)
+        for layer in maps
     ]
+    linear = f"{len(maps)} linear map{'' if len(maps) == 1 else 's'}"
+    counted = f"{linear} of {len(graph.nodes)} operation{'' if len(graph.nodes) == 1 else 's'}"
     given = f"{shape(graph.input.value)}, given as {graph.input.value.kind} {graph.input.raw_shape}"
     count = len(form.networks)
     networks = "one network" if count == 1 else f"{count} networks, whose outputs are averaged; the first of them"
-    return [f"{networks}: {len(graph.nodes)} operations from {given}", "", *table(head, rows)]
+    return [f"{networks}: {counted} from {given}", "", *table(head, rows)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

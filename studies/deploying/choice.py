@@ -6,7 +6,7 @@ Nothing here looks at a test score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ class Unusable(Stop):
 
 @dataclass(frozen=True)
 class Asked:
-    """What to deploy. method None: of all methods, with `best`. where: settings as typed, "network.activation=sign"."""
+    """What to deploy. problem, method None: the only one there; with `best`, the best of all methods.
+
+    where: settings as typed, "network.activation=sign".
+    """
 
     folder: Path
-    problem: str
+    problem: str | None = None
     method: str | None = None
     seed: int | None = None
     best: bool = False
@@ -37,11 +40,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished record and its entry for the prediction rule; among: how many records could have been chosen."""
+    """A finished record and its entry for the prediction rule; among: how many records could have been chosen.
+
+    taken: options that were not given, as they were taken, "--problem digits".
+    """
 
     record: Record
     prediction: Mapping[str, Any]
     among: int
+    taken: tuple[str, ...] = ()
 
     @property
     def validation(self) -> Mapping[str, float]:
@@ -65,18 +72,25 @@ def choose(records: Sequence[Record], asked: Asked, written: Callable[[Record], 
             f"no records in {asked.folder}; run a study there first (python -m studies.compare --out {asked.folder}), "
             "or name its folder with --from"
         )
-    found = _named(records, "problem", asked.problem, f"in {asked.folder}")
+    found, folder = records, f"in {asked.folder}"
+    if asked.problem is not None:
+        found = _named(found, "problem", asked.problem, folder)
     if asked.method is not None:
-        found = _named(found, "method", asked.method, f"on {asked.problem} in {asked.folder}")
+        found = _named(found, "method", asked.method, f"on {asked.problem} {folder}" if asked.problem else folder)
     for text in asked.where:
         found = _matching(found, text)
     if asked.seed is not None:
         found = _named(found, "seed", asked.seed, "of these cells")
-    choices = _predicting(_finished(found), asked)
-    if asked.best:
-        return _best(choices, asked)
-    one = _one_configuration(choices, asked)
-    return min(one, key=lambda choice: (choice.record["seed"], -written(choice.record)))
+    found = _finished(found)
+    known = _only_one(found, asked)
+    choices = _predicting(found, known)
+    if known.best:
+        chosen = _best(choices, known)
+    else:
+        one = _one_configuration(choices, known)
+        chosen = min(one, key=lambda choice: (choice.record["seed"], -written(choice.record)))
+    fields = (("problem", asked.problem, known.problem), ("method", asked.method, known.method))
+    return replace(chosen, taken=tuple(f"--{name} {now}" for name, before, now in fields if now != before))
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -124,6 +138,23 @@ def _finished(records: Sequence[Record]) -> list[Record]:
         more = [f"  and {len(records) - 5} more"] if len(records) > 5 else []
         raise Unusable("\n".join(["no such cell has finished:", *lines, *more, "run the study again"]))
     return finished
+
+
+def _only_one(records: Sequence[Record], asked: Asked) -> Asked:
+    """With problem and method, where only one is there. Raises Unusable: all that is missing, and all there is."""
+    there: dict[str, dict[str, None]] = {}
+    for record in records:
+        there.setdefault(record["problem"], {})[record["method"]] = None
+    methods = list(dict.fromkeys(name for names in there.values() for name in names))
+    several = {"--problem": len(there) > 1, "--method": len(methods) > 1 and not asked.best}
+    missing = [option for option, more in several.items() if more]  # one that was given left no more than one
+    if missing:
+        lines = [f"  {problem}: {', '.join(sorted(names))}" for problem, names in sorted(there.items())]
+        best = ["or --best instead of --method, for the best network of binary weights"] * several["--method"]
+        head = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} needed; finished in {asked.folder}:"
+        raise Unusable("\n".join([head, *lines, *best]))
+    method = asked.method if asked.best else methods[0]
+    return replace(asked, problem=next(iter(there)), method=method)
 
 
 def _predicting(records: Sequence[Record], asked: Asked) -> list[Choice]:

@@ -29,7 +29,8 @@ def choice_line(choice: Choice, asked: Asked) -> str:
     scores = f"validation {_percent(choice.validation)}, test {_percent(choice.prediction['metrics']['test'])}"
     how = f", the best on validation of {counted(choice.among, 'cell')}" if asked.best else ""
     label = f"{record['problem']} / {record['method']} / seed {record['seed']}"
-    return f"{label} / {choice.prediction['prediction']}{how}\n  record {record['key']}: {scores}"
+    taken = f"\n  the only one there: {', '.join(choice.taken)}" if choice.taken else ""
+    return f"{label} / {choice.prediction['prediction']}{how}{taken}\n  record {record['key']}: {scores}"
 
 
 def facts(choice: Choice, classes: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def time_lines(rates: Sequence[Rate], shares: Mapping[Step, float]) -> list[str]
         row = [name]
         for batch in BATCHES:
             rate, plain = by[name, batch], by[PLAIN, batch]
-            row += [f"{rate.images:,.0f}", f"{plain.seconds / rate.seconds:.1f}"]
+            row += [f"{rate.images:,.0f}", _times(plain.seconds / rate.seconds)]
         rows.append(row)
     rounds = max(rate.rounds for rate in rates)
     where = f"on {machine.cpu()}, load {machine.load():.1f}; medians of {counted(rounds, 'round')}"
@@ -132,7 +133,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
 
 
 def _share_lines(shares: Mapping[Step, float]) -> list[str]:
-    """A line a step where they are few, and a line a kind of work."""
+    """A line a step where they are few, and a line a kind of work that sums several."""
     if not shares:
         return []
     total = sum(shares.values())
@@ -140,12 +141,19 @@ def _share_lines(shares: Mapping[Step, float]) -> list[str]:
     def row(name: str, kind: str, seconds: float) -> tuple[str, ...]:
         return name, kind, f"{1e3 * seconds:.3f}", f"{100 * seconds / total:.1f}"
 
-    kinds: dict[str, float] = {}
+    kinds: dict[str, list[float]] = {}
     for (_, kind), seconds in shares.items():
-        kinds[kind] = kinds.get(kind, 0.0) + seconds
-    steps = [row(name, kind, seconds) for (name, kind), seconds in shares.items()] if len(shares) <= MOST_STEPS else []
-    sums = [row("all", kind, seconds) for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1])]
+        kinds.setdefault(kind, []).append(seconds)
+    few = len(shares) <= MOST_STEPS
+    steps = [row(name, kind, seconds) for (name, kind), seconds in shares.items()] if few else []
+    largest = sorted(kinds.items(), key=lambda item: -sum(item[1]))
+    sums = [row("all", kind, sum(seconds)) for kind, seconds in largest if len(seconds) > 1 or not few]
     return ["", *table((f"native, batch {BATCHES[-1]}", "work", "ms", "%"), [*steps, *sums])]
+
+
+def _times(ratio: float) -> str:
+    """ "12.3", "0.0042"."""
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
 
 
 def _percent(metrics: Mapping[str, Any]) -> str:

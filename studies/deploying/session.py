@@ -22,6 +22,7 @@ from core.deploy.export import ExportError, export
 from studies.deploying import backends, parity, report, sizes, timing
 from studies.deploying.cell import Trained, check_validation, restore
 from studies.deploying.choice import Asked, Choice, Unusable, choose
+from studies.deploying.command_line import without_paths
 from studies.deploying.plain import parameters
 from studies.runner.command import counted
 from studies.runner.manifest import checkout, manifest
@@ -57,12 +58,21 @@ def run(wanted: Wanted, *, command: Sequence[str]) -> int:
             _check_places(wanted)
             made = _deployed(wanted, say)
             if wanted.json is not None:
-                about = manifest(command, started=started, workers=1, backend=made["backends"][0])
+                about = manifest(without_paths(command), started=started, workers=1, backend=made["backends"][0])
                 text = json.dumps({**made, "manifest": about}, indent=1, allow_nan=False)
                 wanted.json.write_text(text + "\n", encoding="utf-8")
     except StorageError as error:
         raise Refused(str(error)) from error
     return 0
+
+
+def also_wrong(asked: Asked) -> str:
+    """What else the folder misses in `asked`, for a message about another option; empty where nothing."""
+    try:
+        choose(Store(asked.folder).read_all(), asked, lambda record: 0.0)
+    except (Unusable, StorageError) as error:
+        return str(error)
+    return ""
 
 
 def _deployed(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:

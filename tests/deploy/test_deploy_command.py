@@ -13,7 +13,7 @@ from core.deploy.form import Graph, Input, Node, Value
 from core.deploy.operations import Affine, Binarize
 from core.deploy.packing import pack
 from core.deploy.summary import layers, table
-from core.deploy.sums import BinConv2d, BinLinear, F32Linear, IntConv2d
+from core.deploy.sums import BinConv2d, BinLinear, F32Linear, IntConv2d, IntLinear
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +59,7 @@ def test_command_says_what_the_file_holds(file, capsys):
     assert main([str(file)]) == 0
     said = capsys.readouterr().out
     assert f"{file.stat().st_size:,} bytes" in said
-    assert "one network: 9 operations from u8 8 x 8 x 3" in said
+    assert "one network: 4 linear maps of 9 operations from u8 8 x 8 x 3" in said
     for name in ("first", "grouped", "linear", "last", "IntConv2d", "F32Linear"):
         assert name in said
     assert "exact: false" in said and "predictor: mode" in said
@@ -85,6 +85,39 @@ def test_command_refuses_without_a_traceback(file, tmp_path, capsys):
     file.write_bytes(file.read_bytes()[:-1])
     assert main([str(file)]) == 2
     assert capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize(
+    "fault, said", [("npz", "an archive of arrays"), ("text", "no .npy array"), ("cut", "no .npy array")]
+)
+def test_what_is_no_array_is_refused_by_its_name(file, tmp_path, capsys, fault, said):
+    path = tmp_path / "x.npy"
+    if fault == "npz":
+        with path.open("wb") as opened:
+            np.savez(opened, x=np.zeros((2, 3, 8, 8), np.uint8))
+    elif fault == "text":
+        path.write_text("0 1 2\n")
+    else:
+        np.save(path, np.zeros((2, 3, 8, 8), np.uint8))
+        path.write_bytes(path.read_bytes()[:-1])
+    assert main([str(file), "--classes", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"--classes {path}: {said}") and "numpy.save" in told and "unsafe" not in told
+
+
+def test_no_inputs_have_no_classes(file, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((0, 3, 8, 8), np.uint8))
+    assert main([str(file), "--classes", str(tmp_path / "x.npy")]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_one_linear_map_is_told_as_one(tmp_path, capsys):
+    graph = Graph(
+        Input((4,), Value("u8", (1, 1, 4))), (Node("only", IntLinear(signs(3, 1, 1, 4)), ("input",)),), "only"
+    )
+    save(Form((graph,), {}), tmp_path / "model.bnn")
+    assert main([str(tmp_path / "model.bnn")]) == 0
+    assert "one network: 1 linear map of 1 operation from u8 4" in capsys.readouterr().out
 
 
 def test_command_runs_where_torch_cannot_be_imported(file):

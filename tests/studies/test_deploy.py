@@ -184,7 +184,9 @@ def test_file_says_where_it_comes_from_and_the_data_what_was_measured(trained, t
     weights = 64 * 33 + 33 * 20 + 20 * 10
     assert written["size"]["binary"] == weights and written["size"]["real"] == 0
     assert written["size"]["float32"] == 4 * (weights + 63)  # and a bias each, batch norm folded
-    assert written["manifest"]["command"].startswith("python -m studies.deploy --from")
+    command = written["manifest"]["command"]
+    assert command.startswith("python -m studies.deploy --from") and str(tmp_path) not in data.read_text()
+    assert "--to model.bnn" in command
     names = [proof["backend"] for proof in written["parity"]]
     native_ones = [f"native ({level})" for level in native.levels()] if info().backend == "native" else []
     assert sorted(names) == sorted([*native_ones, "numpy"])
@@ -331,9 +333,7 @@ def test_folder_without_records_is_told_apart_from_a_study(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more, fragment",
     [
-        (["--to", "a.bnn", "--best"], "--problem is needed"),
         (["--problem", "digits", "--best"], "--to is needed"),
-        (["--problem", "digits", "--to", "a.bnn"], "--method is needed, or --best"),
         (["--seed", "-1"], "whole number"),
         (["--test-limit", "0"], "or none"),
         (["--metod", "ste"], "Did you mean --method?"),
@@ -345,6 +345,30 @@ def test_impossible_words_end_with_usage(more, fragment, capsys):
         deploy.main(more)
     assert ended.value.code == 2
     assert fragment in capsys.readouterr().err
+
+
+def test_problem_and_method_of_the_only_cell_may_be_left_out(folder, tmp_path, capsys):
+    kept, _ = record_of(folder, method="gaussian-vi")
+    for record in Store(folder).read_all():
+        path = folder / "records" / f"{record['key']}.json"
+        if record["method"] == "ste":
+            rewrite(path, {**record, "status": "failed", "predictions": []})  # is not there to be deployed
+        elif record["key"] != kept["key"]:
+            path.unlink()
+    file = tmp_path / "model.bnn"
+    assert deploy.main(["--from", str(folder), "--to", str(file), "--rounds", "0", "--debug"]) == 0
+    assert "the only one there: --problem digits, --method gaussian-vi\n" in capsys.readouterr().out
+    assert load(file).form.facts["cell"]["key"] == kept["key"]
+
+
+def test_all_that_is_missing_is_told_at_once_with_the_choices(trained, tmp_path, capsys):
+    lines = "needed; finished in {}:\n  digits: bop, full-precision, gaussian-vi, ste\nor --best"
+    assert deploy.main(["--from", str(trained), "--to", str(tmp_path / "model.bnn")]) == 2
+    assert "--method is " + lines.format(trained) in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        deploy.main(["--from", str(trained)])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "--to is needed" in told and "--method is " + lines.format(trained) in told
 
 
 def test_failed_cell_is_refused_with_its_reason(folder, tmp_path, capsys):

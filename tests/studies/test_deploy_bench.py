@@ -30,6 +30,7 @@ from studies.deploying.bench import (
     table,
 )
 from studies.deploying.bench.goals import Bench, Case, Failed, Goal, Measured, Missing, Row, Section
+from studies.deploying.command_line import without_paths
 
 needs_kernels = pytest.mark.skipif(extension.module() is None, reason="the native extension is not built here")
 KEYS = ("id", "measured", "goal", "holds", "unit", "detail")
@@ -330,9 +331,10 @@ def test_an_interpreter_without_larq_or_that_is_none_is_a_reason(tmp_path):
     with compute_engine.started(None) as peer:
         assert isinstance(peer, Missing)
     with compute_engine.started(str(tmp_path / "python")) as peer:
-        assert isinstance(peer, Missing) and "No such file" in str(peer)
+        assert isinstance(peer, Missing) and "No such file" in str(peer) and str(tmp_path) not in str(peer)
     with compute_engine.started(sys.executable) as peer:
         assert isinstance(peer, Failed) and "No module named 'larq'" in str(peer)
+        assert sys.executable not in str(peer) and str(compute_engine.SCRIPT) not in str(peer)
 
 
 # ------------------------------------------------------------------------------------------- device, import, usage
@@ -348,6 +350,36 @@ def test_without_a_device_the_rows_stay_open_and_the_exit_code_says_so(tmp_path,
     assert {row["id"].split()[0] for row in goals} == {f"G{n}" for n in range(7)}
     assert all(row["holds"] is None and row["measured"] is None and reason in row["detail"] for row in goals)
     assert [path.name for path in tmp_path.iterdir()] == ["goals.json"]  # an earlier record is not written over
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--peer-python", "/opt/peers/bin/python"], ["--peer-python", "PYTHON"]),
+        (["--peer-python=peers/bin/python"], ["--peer-python=PYTHON"]),
+        (["--json", "/home/me/goals.json", "--out=/home/me/out"], ["--json", "goals.json", "--out=out"]),
+        (["--bench", "--out", "results/deploy", "--quick"], ["--bench", "--out", "results/deploy", "--quick"]),
+        (["--where", "network.activation=sign"], ["--where", "network.activation=sign"]),
+    ],
+)
+def test_no_path_of_this_machine_gets_into_a_record(words, kept):
+    assert without_paths(words) == kept
+
+
+def test_threads_of_torch_are_as_before_also_after_a_failure(tmp_path, monkeypatch):
+    def fails(quick, peer_python):
+        assert torch.get_num_threads() == 1
+        raise RuntimeError("no measurement")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(command, "_on_cpu", fails)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match="no measurement"):
+            bench.run(tmp_path, None, "cpu", True, None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_another_device_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from core.laws import Point, initial_uniform
 from core.ops import ClippedStraightThrough
 from core.predict import logits, mode, reestimate
 from core.readings import SignActivation
-from studies.deploying import timing
+from studies.deploying import report, timing
 from studies.deploying.choice import Asked, Unusable, choose, settings
 from studies.deploying.plain import parameters, plain
 
@@ -68,6 +68,30 @@ def test_where_reads_numbers_as_numbers(where):
 @pytest.mark.parametrize("where", ["network.widths=64,32", "network.widths=64, 32", "network.affine=False", "epochs=5"])
 def test_where_reads_lists_and_truth_values_as_the_study_does(where):
     assert chosen([record(0, 0.9)], where, method="ste")["seed"] == 0
+
+
+def test_several_problems_and_methods_are_listed_where_neither_is_named():
+    other = {**record(0, 0.9), "problem": "mnist"}
+    records = [record(0, 0.9), record(0, 0.9, method="bop"), other]
+    with pytest.raises(Unusable) as refused:
+        choose(records, Asked(FOLDER), lambda record: 0.0)
+    head, *lines = str(refused.value).splitlines()
+    assert head == "--problem and --method are needed; finished in results:"
+    assert lines[:2] == ["  digits: bop, ste", "  mnist: ste"]
+    with pytest.raises(Unusable, match="^--problem is needed"):
+        choose(records, Asked(FOLDER, best=True), lambda record: 0.0)
+    with pytest.raises(Unusable, match="^--problem is needed"):
+        choose(records, Asked(FOLDER, method="ste"), lambda record: 0.0)
+
+
+def test_what_alone_is_there_is_taken_and_told():
+    records = [record(0, 0.9), record(0, 0.9, method="bop")]
+    found = choose(records, Asked(FOLDER, method="bop"), lambda record: 0.0)
+    assert found.taken == ("--problem digits",) and found.record["method"] == "bop"
+    assert choose(records, Asked(FOLDER, best=True), lambda record: 0.0).taken == ("--problem digits",)
+    one = choose(records[:1], Asked(FOLDER), lambda record: 0.0)
+    assert one.taken == ("--problem digits", "--method ste")
+    assert choose(records, Asked(FOLDER, "digits", "ste"), lambda record: 0.0).taken == ()
 
 
 def test_every_setting_can_be_asked_for():
@@ -148,3 +172,20 @@ def test_slow_calls_are_timed_once_and_quick_ones_in_every_round(monkeypatch):
     assert timing.medians(calls, rounds=3) == {("a", 1): (1.0, 1), ("b", 1): (1.0, 1)}
     monkeypatch.setattr(timing, "SLOW", 2.0)
     assert timing.medians(calls, rounds=3) == {("a", 1): (1.0, 3), ("b", 1): (1.0, 3)}
+
+
+@pytest.mark.parametrize("ratio, said", [(12.34, "12.3"), (1.0, "1.0"), (0.96, "0.96"), (0.00417, "0.0042")])
+def test_ratios_far_below_one_are_not_zero(ratio, said):
+    rates = [timing.Rate(report.PLAIN, batch, ratio, 2) for batch in timing.BATCHES]
+    rates += [timing.Rate("numpy", batch, 1.0, 2) for batch in timing.BATCHES]
+    row = next(line for line in report.time_lines(rates, {}) if line.startswith("numpy"))
+    assert row.split()[2] == said and row.split()[4] == said
+
+
+def test_a_kind_of_work_of_one_step_is_told_once():
+    rates = [timing.Rate(report.PLAIN, batch, 1.0, 2) for batch in timing.BATCHES]
+    shares = {("a", "first layer"): 0.5, ("b", "linear"): 0.25, ("c", "linear"): 0.25}
+    told = report.time_lines(rates, shares)
+    assert sum("first layer" in line for line in told) == 1 and sum(line.startswith("all") for line in told) == 1
+    many = {(f"step {n}", "linear" if n else "first layer"): 1.0 for n in range(report.MOST_STEPS + 1)}
+    assert sum(line.startswith("all") for line in report.time_lines(rates, many)) == 2  # where no step is told

@@ -22,13 +22,15 @@ from core.deploy.export.walk import first_map, walked
 from core.deploy.form import Form, FormError, Graph, Input, Kind, Value
 from core.deploy.network import PackedNetwork
 from core.interface import NoMode, Predictor, Reading, Rng, plain_logits
-from core.layers import Network
+from core.layers import BatchNorm, Network
 from core.ops import StraightThrough
 from core.predict import mode, reestimate
 from core.readings import Fixed, MeanWeights, SignActivation
+from core.spatial import AveragePool, ChannelScale, Flatten, MaxPool
 from core.statistics import Evaluation, Statistics
 
 TRUTH = "CPU evaluation in float32 with denormals: one rounded product and one rounded sum a batch norm"
+OF_IMAGES = (AveragePool, BatchNorm, ChannelScale, MaxPool)
 KINDS: dict[torch.dtype, Kind] = {torch.uint8: "u8", torch.float32: "f32"}
 
 
@@ -148,6 +150,8 @@ def _input(model: nn.Module, inputs: Tensor) -> Input:
         raise ExportError(f"inputs of shape {tuple(inputs.shape)} hold no example; give the training inputs")
     raw, first = tuple(inputs.shape[1:]), first_map(model)
     shape = (1, 1, math.prod(raw))
+    if first is not None and not isinstance(first.contract, Convolution) and len(raw) > 1:
+        _check_order(model)
     if first is not None and isinstance(first.contract, Convolution):
         channels, height, width = raw if len(raw) == 3 else (1, *raw) if len(raw) == 2 else (0, 0, 0)
         if not channels:
@@ -157,6 +161,18 @@ def _input(model: nn.Module, inputs: Tensor) -> Input:
         return Input(raw, Value(KINDS[inputs.dtype], shape))
     except FormError as error:
         raise ExportError(f"inputs: {error}") from None
+
+
+def _check_order(model: nn.Module) -> None:
+    """A dense first layer takes images as a row of numbers, so what works on channels of images cannot come before."""
+    for name, module in model.named_modules():
+        if hasattr(module, "law") or isinstance(module, Flatten):
+            return
+        if isinstance(module, OF_IMAGES):
+            raise ExportError(
+                f"{name}: a {type(module).__name__} of images before the first layer with weights, a linear one; the "
+                "packed form has it after a convolution only. Apply it to the inputs before training and export"
+            )
 
 
 def _facts(rule: Predictor, drafts: Sequence[Draft]) -> dict[str, Any]:

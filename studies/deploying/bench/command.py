@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from studies.deploying.bench import (
 )
 from studies.deploying.bench.compute_engine import Larq
 from studies.deploying.bench.goals import Bench, Row, Section, Timing, Unmeasured
+from studies.deploying.command_line import without_paths
 from studies.runner import machine
 from studies.runner.manifest import manifest
 
@@ -44,7 +46,11 @@ def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str
         raise ValueError(f"--device must be cpu or cuda (got {device!r})")
     if json is not None:
         json.touch()  # a path that cannot be written is said now
-    torch.set_num_threads(1)
+    with _one_thread():
+        return _run(out, json, device, quick, peer_python)
+
+
+def _run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str | None) -> int:
     if device == "cuda" and (reason := cuda.missing()) is not None:
         print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
         _finish(cuda.left_open(reason), [], json)
@@ -54,7 +60,7 @@ def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str
     started = datetime.now(UTC)
     measured = _on_gpu if device == "cuda" else _on_cpu
     rows, timings, more = measured(quick, peer_python)
-    command = ["python", "-m", "studies.deploy", *sys.argv[1:]]
+    command = ["python", "-m", "studies.deploy", *without_paths(sys.argv[1:])]
     facts |= manifest(command, started=started, workers=1, backend=device) | more
     facts |= {"busy_cores_after": clock.busy_cores(1.0)}
     name = "bench" if device == "cpu" else "bench-cuda"
@@ -103,6 +109,16 @@ def _sections(peer: Larq | Unmeasured) -> list[Section]:
         threads.section(),
         startup.section(),
     ]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _printed(sections: Sequence[Section], bench: Bench) -> Iterator[Row]:

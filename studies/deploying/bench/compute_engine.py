@@ -87,7 +87,7 @@ def parsed(line: str) -> Answer:
 def started(python: str | None) -> Iterator[Larq | Missing | Failed]:
     """The child, run by an interpreter that has Larq Compute Engine, or why there is none."""
     if python is None:
-        yield Missing("Larq Compute Engine was not run: --peer-python PATH names an interpreter that has it")
+        yield Missing("Larq Compute Engine was not run: --peer-python PYTHON names an interpreter that has it")
         return
     words = [python, "-I", "-u", str(SCRIPT)]  # -I: none of our folders is on its path
     pipe, environment = subprocess.PIPE, {**os.environ, **VARIABLES}
@@ -95,16 +95,16 @@ def started(python: str | None) -> Iterator[Larq | Missing | Failed]:
         try:
             process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=said, text=True, env=environment)
         except OSError as error:
-            yield Missing(f"Larq Compute Engine: --peer-python {python}: {error.strerror}")
+            yield Missing(f"Larq Compute Engine: the interpreter of --peer-python: {error.strerror}")
             return
         with process:
             try:
-                yield _greeted(process, python, said)
+                yield _greeted(process, said)
             finally:
                 process.terminate()
 
 
-def _greeted(process: subprocess.Popen[str], python: str, complaints: IO[str]) -> Larq | Failed:
+def _greeted(process: subprocess.Popen[str], complaints: IO[str]) -> Larq | Failed:
     assert process.stdout is not None
     try:
         return Larq(process, _object(_line(process.stdout))["versions"])
@@ -112,8 +112,9 @@ def _greeted(process: subprocess.Popen[str], python: str, complaints: IO[str]) -
         process.kill()
         process.wait()
         complaints.seek(0)
-        said = " ".join(complaints.read()[-300:].split())
-        return Failed(f"Larq Compute Engine: {python} could not run it: {said or 'it said nothing'}")
+        lines = complaints.read().split("\n")  # the last says what; those before name files of this machine
+        said = next((line.strip()[-300:] for line in reversed(lines) if line.strip()), "it said nothing")
+        return Failed(f"Larq Compute Engine: the interpreter of --peer-python could not run it: {said}")
 
 
 def _line(stream: IO[str]) -> str:

@@ -87,8 +87,8 @@ def installed() -> Measured | Unmeasured:
         except subprocess.TimeoutExpired:
             return Failed(f"it took more than {PATIENCE} s")
         except (OSError, subprocess.CalledProcessError) as error:
-            said = " ".join(str(getattr(error, "stderr", None) or error)[-200:].split())
-            return Failed(f"it failed here: {said}")
+            said = str(getattr(error, "stderr", None) or error).replace(folder, ".").replace(str(ROOT), ".")
+            return Failed(f"it failed here: {' '.join(said[-200:].split())}")
         built = any((copy / "core" / "_native").glob("_kernels*.so"))
         detail = "wall clock, build requirements fetched and the extension compiled; torch and the like are not counted"
         return Measured(took, detail if built else "no compiler: the extension was not built", built)

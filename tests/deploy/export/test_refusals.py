@@ -16,9 +16,9 @@ from core.layers import Activation, BatchNorm, BinaryLinear, Chain, InputLinear,
 from core.low_rank import SymmetricLowRank
 from core.moments import StochasticSign
 from core.ops import StraightThrough
-from core.predict import ensemble, mean, mode, propagate, reestimate
+from core.predict import ensemble, logits, mean, mode, propagate, reestimate
 from core.readings import Draw, Fixed, SignActivation, mode_weights
-from core.spatial import BinaryConv2d, Flatten, InputConv2d, MaxPool, Residual
+from core.spatial import AveragePool, BinaryConv2d, ChannelScale, Flatten, InputConv2d, MaxPool, Residual
 from core.statistics import Statistics
 
 SIGNS = SignActivation(StraightThrough())
@@ -210,6 +210,36 @@ def test_layers_that_do_not_fit_what_reaches_them(layers, message: str) -> None:
     net = chained(InputConv2d(point(2, 1, 3, 3), shape=(1, 8, 8), **RAW), *layers())
     with pytest.raises(ExportError, match=message):
         export(net, inputs=PIXELS, statistics=[Statistics()])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        MaxPool(2),
+        AveragePool((8, 8)),
+        BatchNorm(1, affine=False, eps=1e-4, momentum=0.1),
+        ChannelScale(1),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_of_images_before_a_linear_first_layer(layer: nn.Module) -> None:
+    net = chained(Chain(Activation("relu"), layer), Flatten(), BinaryLinear(point(3, 16)))
+    with pytest.raises(
+        ExportError, match=rf"layers\.0\.layers\.1: a {type(layer).__name__} of images before the first"
+    ):
+        export(net, inputs=PIXELS[:, None], statistics=[Statistics()])
+
+
+def test_flat_features_may_be_normalised_before_the_first_layer() -> None:
+    norm = BatchNorm(64, affine=False, eps=1e-4, momentum=0.1)
+    for inputs, layers in (PIXELS.flatten(1), [norm]), (PIXELS, [Flatten(), norm]):
+        net = chained(*layers, BinaryLinear(point(3, 64)))
+        reading = Reading(mode_weights(net), SIGNS)
+        found = reestimate(net, reading, inputs.float(), Rng())
+        packed = export(net, inputs=inputs.float(), statistics=[found])
+        want = logits(net, reading, found, inputs.float(), Rng()).numpy()
+        # float32 sums of 64 terms of order 1, in another order
+        assert np.allclose(packed.run(inputs.float().numpy(), backend="numpy"), want, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.float16])
