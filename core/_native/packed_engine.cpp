@@ -180,7 +180,7 @@ void Program::finish(std::int64_t chunk) {
     const std::int64_t room = std::clamp(constants_ / 4, kChunkBytes, kLargestChunkBytes);
     const std::int64_t fits = std::max<std::int64_t>(1, room / std::max<std::int64_t>(1, arena_bytes_));
     chunk_ = chunk ? chunk : std::min(kLargestChunk, fits);
-    if (threads_ > 1) workers_ = std::make_unique<Workers>(threads_);
+    if (threads_ > 1) workers_ = Workers::of(threads_);
 }
 
 std::unique_ptr<Program::Arena> Program::new_arena() const {

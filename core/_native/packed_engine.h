@@ -107,7 +107,7 @@ class Program {
     std::vector<std::unique_ptr<Step>> steps_;
     std::vector<std::int64_t> outputs_;
     std::int64_t input_ = -1, chunk_ = 0, arena_bytes_ = 0, scratch_ = 0, constants_ = 0;
-    std::unique_ptr<Workers> workers_;
+    std::shared_ptr<Workers> workers_;
     mutable std::atomic<Arena*> spare_{nullptr};
 
    public:

@@ -1,6 +1,7 @@
 #include "packed_threads.h"
 
 #include <chrono>
+#include <map>
 #include <system_error>
 
 #include "packed_floats.h"
@@ -17,20 +18,20 @@ namespace {
 
 constexpr auto kAwake = std::chrono::microseconds(50);  // between two steps of one network; longer would burn a core
 
-std::atomic<unsigned> forks{1};
-
 inline void pause() {
 #ifdef BITRELAX_X86
     _mm_pause();
 #endif
 }
 
-unsigned watch_forks() {
-#ifdef __unix__
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
-    (void)registered;
-#endif
-    return forks.load();
+struct Registry {
+    std::mutex mutex;
+    std::map<int, std::weak_ptr<Workers>> by_threads;
+};
+
+Registry& registry() {
+    static auto* kept = new Registry;  // for good: a process may fork while it ends
+    return *kept;
 }
 
 }  // namespace
@@ -112,22 +113,36 @@ struct Workers::Team {
     }
 };
 
-Workers::Workers(int threads) : threads_(threads), generation_(watch_forks()) {}
+std::shared_ptr<Workers> Workers::of(int threads) {
+#ifdef __unix__
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_teams);
+    (void)registered;
+#endif
+    const std::lock_guard lock(registry().mutex);
+    std::weak_ptr<Workers>& known = registry().by_threads[threads];
+    std::shared_ptr<Workers> workers = known.lock();
+    if (!workers) known = workers = std::shared_ptr<Workers>(new Workers(threads));
+    return workers;
+}
+
+// In a forked child, whose only thread runs this: what the parent was doing is not done here, and its teams have no
+// threads that could be joined.
+void Workers::forget_teams() {
+    for (auto& [threads, known] : registry().by_threads)
+        if (const std::shared_ptr<Workers> workers = known.lock()) {
+            workers->team_.store(nullptr);
+            workers->busy_.store(false);
+        }
+}
 
 Workers::~Workers() {
-    Team* team = team_.load();
-    if (!team) return;
-    if (generation_.load() != forks.load()) return;  // of the parent: its threads are not here to be joined
-    team->end();
-    delete team;
+    if (Team* team = team_.load()) {
+        team->end();
+        delete team;
+    }
 }
 
 bool Workers::run(std::int64_t parts, const std::function<void(std::int64_t, int)>& job) {
-    const unsigned now = forks.load();
-    if (generation_.exchange(now) != now) {  // first job in a child: what the parent was doing is not done here
-        team_.store(nullptr);
-        busy_.store(false);
-    }
     if (busy_.exchange(true)) return false;
     if (!team_.load()) team_.store(new Team(threads_));
     team_.load()->run(parts, job);

@@ -39,11 +39,16 @@ def automatic() -> str:
 
 def executors(form: Form, backend: str, threads: int) -> tuple[Executor, ...]:
     """One executor a network. Raises ValueError for what there is not, RuntimeError for what cannot run here."""
-    if backend not in _MAKERS:
+    check_choice(backend, threads)
+    return _MAKERS[backend](form, threads)
+
+
+def check_choice(backend: object, threads: object) -> None:
+    """Raises ValueError for what no backend is called and for what is no number of threads."""
+    if type(backend) is not str or backend not in _MAKERS:
         raise ValueError(f"backend must be one of auto, {', '.join(_MAKERS)} (got {backend!r})")
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS} (got {threads!r})")
-    return _MAKERS[backend](form, threads)
 
 
 def _native(form: Form, threads: int) -> tuple[Executor, ...]:

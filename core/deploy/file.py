@@ -26,7 +26,7 @@ import numpy as np
 
 from core.deploy.form import Form
 from core.deploy.layout import from_data, to_data
-from core.deploy.plain import FileError, read, record, shown, typed, whole_numbers, written
+from core.deploy.plain import LONGEST_JSON, FileError, read, record, shown, typed, whole_numbers, written
 
 MAGIC = b"\x89BNN\r\n\x1a\n"  # no text, and broken by whatever rewrites line ends, as in PNG
 VERSION = 1
@@ -186,10 +186,12 @@ def _checked_header(view: memoryview) -> Header:
     if header.size != len(view):
         what = "is truncated: it" if len(view) < header.size else "has bytes at its end that do not belong to it:"
         raise FileError(f"{what} should have {header.size} bytes (got {len(view)}); copy it again")
+    if header != Header.of(header.json_bytes, header.blob_bytes):  # before the digest, which takes seconds a GiB
+        raise FileError(f"has offsets that do not fit its lengths ({header}); copy or export it again")
+    if header.json_bytes > LONGEST_JSON:
+        raise FileError(f"the JSON has {header.json_bytes} bytes; at most {LONGEST_JSON} are read: export it again")
     if hashlib.sha256(view[HASHED:]).digest() != digest:
         raise FileError("has been changed since it was written (its SHA-256 does not match); copy or export it again")
-    if header != Header.of(header.json_bytes, header.blob_bytes):
-        raise FileError(f"has offsets that do not fit its lengths ({header}); export it again")
     _check_zeros(view[HEADER.size - len(reserved) : HEADER.size], "the end of the header")
     _check_zeros(view[header.json + header.json_bytes : header.blobs], "the gap after the JSON")
     return header

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 Kind = Literal["bits", "i32", "u8", "f32"]
 KINDS: tuple[Kind, ...] = ("bits", "i32", "u8", "f32")
 WORD = 32  # bits of a word of packed channels
@@ -143,6 +145,13 @@ class Graph:
             except FormError as error:
                 raise FormError(f"node {node.name!r} ({type(node.operation).__name__}): {error}") from None
         return made
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """The arrays of all nodes, one that several use as often."""
+        for node in self.nodes:
+            for parameter in vars(node.operation).values():
+                if isinstance(parameter, np.ndarray):
+                    yield parameter
 
     def steps(self) -> Iterator[tuple[Node, tuple[Value, ...], Value]]:
         """Each node with the values it takes and the one it makes, in order."""

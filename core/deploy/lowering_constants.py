@@ -20,13 +20,7 @@ class Constants:
     """The arrays that programs of some graphs copy, counted in bytes: LARGEST_GROWTH times their own + LARGEST_BASE."""
 
     def __init__(self, graphs: Iterable[Graph]) -> None:
-        used = [
-            array
-            for graph in graphs
-            for node in graph.nodes
-            for array in vars(node.operation).values()
-            if isinstance(array, np.ndarray)
-        ]
+        used = [array for graph in graphs for array in graph.arrays()]
         self._uses = Counter(map(id, used))
         self._own = {id(array): array.nbytes for array in used}  # the graphs keep them alive, so ids stay theirs
         self._most = LARGEST_GROWTH * sum(self._own.values()) + LARGEST_BASE

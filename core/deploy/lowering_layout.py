@@ -6,6 +6,7 @@ follow the other's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from core.deploy.sums import Convolution
 
 BLOCK = 16
 LARGEST_TABLE = 1 << 25  # numbers in a table of border classes, absent channels counted: 128 MB
+AT_ONCE = 1 << 22  # weights that are unpacked at a time: each becomes a byte or two on its way
 FAR = 1 << 27  # beyond every sum and base: five times the largest fan-in and more
 
 
@@ -67,9 +69,19 @@ def row_weights(
     packed: channels of the bits that the weights are, 0 of real ones. taps: (h, w, C), also of a flattened source.
     planar: of raw images, whose channels come first.
     """
-    signs = signs_of(weights, packed) if packed else weights
-    rows = signs.reshape(len(weights), *taps)
-    return lay((rows.transpose(0, 3, 1, 2) if planar else rows).reshape(len(weights), -1), groups)
+
+    def laid(first: int, last: int, groups: int) -> np.ndarray:
+        signs = signs_of(weights[first:last], packed) if packed else weights[first:last]
+        rows = signs.reshape(last - first, *taps)
+        return lay((rows.transpose(0, 3, 1, 2) if planar else rows).reshape(last - first, -1), groups)
+
+    own, room = len(weights) // groups, max(1, AT_ONCE // math.prod(taps) // BLOCK) * BLOCK
+    if own > room:  # a part of a group at a time
+        starts = [(g * own + k, min(room, own - k), 1) for g in range(groups) for k in range(0, own, room)]
+    else:
+        several = max(1, room // (-(-own // BLOCK) * BLOCK))
+        starts = [(g * own, own * n, n) for g in range(0, groups, several) for n in [min(several, groups - g)]]
+    return np.concatenate([laid(first, first + count, n) for first, count, n in starts])
 
 
 def packed_lanes(bits: np.ndarray, word: str) -> np.ndarray:

@@ -25,10 +25,10 @@ class Executor:
     """Runs one graph on arrays (B, *raw_shape) of uint8 or float32, contiguous.
 
     level: "portable", "avx2" or "avx512"; None for what BITRELAX_CPU_LEVEL names, else the best of this CPU.
-    Several Python threads may call one executor at once: each call has memory of its own. Only one of them then has
-    the other `threads`. Denormals are numbers here also where the process flushes them. constants: those of all
-    networks of a form. Raises RuntimeError where the extension is not built, ValueError for a level not to be had,
-    FormError for what the engine cannot hold.
+    Several Python threads may call one executor at once: each call has memory of its own. All executors of one number
+    of threads share them, and of calls at once one has them. Denormals are numbers here also where the process flushes
+    them. constants: those of all networks of a form. Raises RuntimeError where the extension is not built, ValueError
+    for a level not to be had, FormError for what the engine cannot hold.
     """
 
     def __init__(

@@ -177,6 +177,18 @@ def test_offsets_and_lengths_out_of_range_are_refused(name: str, value: int) -> 
     refused(data, "offsets that do not fit its lengths")
 
 
+@pytest.mark.parametrize("lengths", [{"blobs": 64}, {"json_bytes": 1 << 40}])
+def test_a_header_that_cannot_be_is_refused_before_anything_is_hashed(monkeypatch, lengths: dict[str, int]) -> None:
+    content, blobs = parts(good())
+    data = assembled(good()[HEADER : HEADER + length()], blobs, **lengths)
+
+    def hashed(data):
+        raise AssertionError("a file that may have any size was hashed")
+
+    monkeypatch.setattr("core.deploy.file.hashlib.sha256", hashed)
+    refused(data, "offsets that do not fit its lengths")
+
+
 @pytest.mark.parametrize("value", [0, 127, 1 << 40, (1 << 64) - 1])
 def test_a_size_that_is_not_the_files_is_refused(value: int) -> None:
     _, blobs = parts(good())

@@ -1,11 +1,13 @@
 """The native engine against NumPy: every node of random networks from the same inputs, fused or not, at every level."""
 
 import dataclasses
+import gc
 import os
 import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,7 +156,13 @@ def test_a_forked_child_runs_on_threads_of_its_own():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads: the point here
         child = os.fork()
     if child == 0:
-        os._exit(0 if all(np.array_equal(executor.run(x), expected) for _ in range(2)) else 1)
+        made = []
+        callers = [threading.Thread(target=lambda: made.extend(executor.run(x) for _ in range(3))) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        os._exit(0 if len(made) == 6 and all(np.array_equal(each, expected) for each in made) else 1)
     end = time.monotonic() + 60
     while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
         time.sleep(0.01)
@@ -163,6 +171,20 @@ def test_a_forked_child_runs_on_threads_of_its_own():
         os.waitpid(child, 0)
     assert done == (child, 0)
     assert np.array_equal(executor.run(x), expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to count the threads of this process")
+def test_networks_of_one_number_of_threads_share_them():
+    rng = np.random.default_rng(9)
+    graph, x = wide(rng), rng.integers(0, 256, (4, 8, 24, 24), np.uint8)
+    before = len(os.listdir("/proc/self/task"))
+    kept = [Executor(graph, threads=5) for _ in range(6)]
+    expected = Executor(graph).run(x)
+    assert all(np.array_equal(executor.run(x), expected) for executor in kept)
+    assert len(os.listdir("/proc/self/task")) <= before + 4
+    kept.clear()
+    gc.collect()
+    assert len(os.listdir("/proc/self/task")) <= before
 
 
 def test_the_input_is_untouched_and_may_be_read_only(networks):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from core import extension
-from core.deploy import Form, FormError, PackedNetwork, lowering_constants, native, reference
+from core.deploy import Form, FormError, PackedNetwork, lowering_constants, lowering_layout, native, reference
 from core.deploy.form import Graph, Input, Node, Value
 from core.deploy.operations import Affine, AveragePool, Binarize, Threshold
 from core.deploy.packing import pack
@@ -77,6 +78,27 @@ def test_constants_beyond_the_bound_are_refused_by_node(monkeypatch) -> None:
     graph = Graph(Input((128,), Value("f32", (1, 1, 128))), (Node("last", one_output, ("input",)),), "last")
     with pytest.raises(FormError, match=r"node 'last' \(F32BinLinear\): .* bytes of weights.* use backend='numpy'"):
         native.Executor(graph)
+
+
+@pytest.mark.parametrize("at_once", [1, 2000])
+def test_weights_laid_out_in_parts_are_those_laid_out_at_once(networks, monkeypatch, at_once: int) -> None:
+    for seed in range(40):
+        graph = networks.random_graph(seed, channels=70)
+        x = networks.inputs_of(graph, 2, seed)
+        whole = native.Executor(graph).run(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(lowering_layout, "AT_ONCE", at_once)
+            assert np.array_equal(native.Executor(graph).run(x), whole, equal_nan=True), seed
+
+
+@pytest.mark.parametrize("lay", [lowering_layout.pixel_weights, lowering_layout.sign_weights])
+def test_signs_are_unpacked_a_part_at_a_time(lay) -> None:
+    packed = np.random.default_rng(4).integers(0, 1 << 32, (8192, 1, 1, 256), np.uint32)  # 8 MiB, 64 MiB as bytes
+    tracemalloc.start()
+    lowering_layout.row_weights(packed, lay, 1, 8192, (1, 1, 8192), False)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 6 * packed.nbytes  # the parts, the whole, and a part of 4 Mi weights as a few bytes each
 
 
 def test_tables_of_borders_count_the_lanes_of_each_group() -> None:
