@@ -57,6 +57,18 @@ class PackedNetwork:
         output = self.run(x, backend=backend, threads=threads)
         return (output[:, 0] if self._decides else output.argmax(axis=1)).astype(np.int64)
 
+    def standardised(self, raw: np.ndarray) -> np.ndarray:
+        """Inputs x of raw features (B, *raw_shape): (raw - mean) / deviation as in training, in float64, rounded once.
+
+        The constants are the file's `facts["standardised"]`. Raises ValueError where it has none: its inputs are raw.
+        """
+        constants = self.form.facts.get("standardised")
+        if constants is None:
+            raise ValueError("this network takes its inputs as they are: its file holds no standardisation")
+        mean, deviation = (np.reshape(constants[key], self._raw_shape) for key in ("mean", "deviation"))
+        x: np.ndarray = ((np.asarray(raw, np.float64) - mean) / deviation).astype(np.float32)
+        return x
+
     def trace(self, x: np.ndarray, *, backend: str = "auto", network: int = 0) -> dict[str, np.ndarray]:
         """The value of every node of one of the networks, by name: (B, *array_shape), bits packed as uint32."""
         if not 0 <= network < len(self.form.networks):

@@ -13,7 +13,7 @@ from numpy import ndarray
 from core.architectures import InputForm
 from core.problems import splits
 from core.problems.evaluator import TestSet
-from core.problems.interface import Description, Problem, ProblemUnavailable, Split
+from core.problems.interface import Description, Problem, ProblemUnavailable, Split, Standardisation
 
 LARGEST_PIXEL = 255
 
@@ -48,7 +48,9 @@ def assemble(
         splits.check(name, parts, split)
     if not all(len(part) for part in parts):
         raise ProblemUnavailable(f"{name}: {len(labels)} rows are too few to split\nAt least 10 are needed.")
-    inputs = source.inputs if source.inputs.dtype == np.uint8 else standardised(name, source.inputs, parts[0])
+    pixels = source.inputs.dtype == np.uint8
+    standardisation = None if pixels else standardisation_of(name, source.inputs, parts[0])
+    inputs = source.inputs if standardisation is None else standardised(name, source.inputs, standardisation)
     train, validation, test = ([torch.from_numpy(a) for a in (inputs[i], labels[i], i)] for i in parts)
     return Problem(
         description=description,
@@ -59,6 +61,7 @@ def assemble(
         validation=Split(*validation),
         test=TestSet(*test),
         checksums=source.checksums,
+        standardisation=standardisation,
     )
 
 
@@ -113,10 +116,10 @@ def pixel_moments(pixels: UInt8[ndarray, " *shape"]) -> tuple[float, float]:
     return float(mean), float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
 
 
-def standardised(
+def standardisation_of(
     name: str, features: Shaped[ndarray, " N *shape"], train: Int64[ndarray, " T"]
-) -> Float[ndarray, " N *shape"]:
-    """(x - mean) / deviation per feature by training rows, in float64, then float32.
+) -> Standardisation:
+    """Mean and deviation of each feature over the training rows, in float64.
 
     A feature that is constant in training is only shifted. Raises ProblemUnavailable where a value is nan or infinite,
     or too large to be squared.
@@ -131,7 +134,17 @@ def standardised(
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = wide[train].mean(0), wide[train].std(0)
         constant = np.ptp(wide[train], axis=0) == 0  # its deviation can be a rounding error instead of 0
-        result: ndarray = ((wide - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
-    if not (np.isfinite(deviation).all() and np.isfinite(result).all()):
+    if not np.isfinite(deviation).all():
+        raise ProblemUnavailable(f"{name}: x is too large to be standardised\nRescale the features.")
+    return Standardisation(mean, np.where(constant, 1.0, deviation))
+
+
+def standardised(
+    name: str, features: Shaped[ndarray, " N *shape"], standardisation: Standardisation
+) -> Float[ndarray, " N *shape"]:
+    """Features as a network sees them, float32. Raises ProblemUnavailable where one is beyond float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = standardisation(features)
+    if not np.isfinite(result).all():
         raise ProblemUnavailable(f"{name}: x is too large to be standardised\nRescale the features.")
     return result

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float32, Float64, Int64, Shaped
+from numpy import ndarray
 from torch import Tensor
 
 from core.architectures import InputForm
@@ -50,6 +52,22 @@ class Description:
 
 
 @dataclass(frozen=True, eq=False)
+class Standardisation:
+    """What real features go through before a network sees them: (raw - mean) / deviation, of the training rows.
+
+    mean, deviation: float64 arrays of the shape of one example; deviation 1 where a feature is constant in training.
+    """
+
+    mean: Float64[ndarray, " *shape"]
+    deviation: Float64[ndarray, " *shape"]
+
+    def __call__(self, raw: Shaped[ndarray, " N *shape"]) -> Float32[ndarray, " N *shape"]:
+        """The inputs of the network, formed in float64 and rounded once."""
+        made: ndarray = ((raw.astype(np.float64) - self.mean) / self.deviation).astype(np.float32)
+        return made
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """Examples resident as tensors. inputs: raw values, uint8 pixels or float32 features; labels: classes 0..C-1.
 
@@ -74,6 +92,7 @@ class Problem:
     """Data and what to know of them: the form of the inputs, the classes, two open splits and a sealed test set.
 
     class_names: class c is the label class_names[c] of the source. checksums: SHA-256 hex digest of each source.
+    standardisation: what made the inputs of the source's features; None where inputs are the source's own pixels.
     """
 
     description: Description
@@ -84,6 +103,7 @@ class Problem:
     validation: Split
     test: TestSet
     checksums: Mapping[str, str]
+    standardisation: Standardisation | None = None
 
     def to(self, device: torch.device | str) -> Problem:
         """The same problem on `device`; the test set keeps its seal and its log of reads."""

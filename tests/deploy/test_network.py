@@ -370,3 +370,14 @@ def test_running_a_file_imports_numpy_and_nothing_else_that_is_installed(tmp_pat
     )
     brought = set(child.stdout.split()) - set(sys.stdlib_module_names)
     assert brought <= {"core", "numpy", "nanobind"}, f"imports {sorted(brought)}"
+
+
+def test_features_are_standardised_by_the_constants_of_the_file() -> None:
+    facts = {"standardised": {"mean": [1.0, -2.0], "deviation": [2.0, 0.5]}}
+    graph = Graph(Input((2,), Value("f32", (1, 1, 2))), (Node("out", Relu(), ("input",)),), "out")
+    network = PackedNetwork(Form((graph,), facts))
+    raw = np.array([[3.0, -1.0], [1e-3, 7.0]])
+    expected = ((raw - [1.0, -2.0]) / [2.0, 0.5]).astype(np.float32)
+    assert (network.standardised(raw) == expected).all() and network.standardised(raw).dtype == np.float32
+    with pytest.raises(ValueError, match="takes its inputs as they are"):
+        PackedNetwork(Form((graph,))).standardised(raw)

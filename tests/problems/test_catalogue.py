@@ -253,3 +253,11 @@ def test_mnist_10k_holds_the_first_ten_thousand_images_and_the_official_test_set
     for split in (small.train, small.validation):
         assert torch.equal(split.inputs, pool[:10_000][split.indices])
     assert torch.equal(small.test.inputs, full.test.inputs)
+
+
+def test_the_standardisation_of_a_problem_makes_its_inputs_of_raw_features() -> None:
+    problem = problems.load("breast-cancer", None)
+    assert problem.standardisation is not None
+    raw = load_breast_cancer().data[problem.train.indices.numpy()]
+    assert (problem.standardisation(raw) == problem.train.inputs.numpy()).all()
+    assert problems.load("digits", None).standardisation is None
