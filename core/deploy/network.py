@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.deploy.backends import Executor, automatic, executors
+from core.deploy.backends import Executor, automatic, check_choice, executors
 from core.deploy.file import form_to_bytes, load_form, save_form
 from core.deploy.form import Form
 from core.deploy.operations import ArgMax
@@ -37,7 +37,8 @@ class PackedNetwork:
     def __repr__(self) -> str:
         networks = f"{len(self.form.networks)} networks, averaged" if len(self.form.networks) > 1 else "1 network"
         made = f"{self._made.kind} {self._made.shape}"
-        return f"PackedNetwork({networks}; {self._dtype} {self._raw_shape} -> {made}; {self.size} bytes)"
+        arrays = sum({id(array): array.nbytes for graph in self.form.networks for array in graph.arrays()}.values())
+        return f"PackedNetwork({networks}; {self._dtype} {self._raw_shape} -> {made}; {arrays} bytes of arrays)"
 
     def run(self, x: np.ndarray, *, backend: str = "auto", threads: int = 1) -> np.ndarray:
         """The output for each raw input of x (B, *raw_shape): (B, C) where it is a vector, else (B, H, W, C).
@@ -91,8 +92,10 @@ class PackedNetwork:
         return any(node.name == graph.output and isinstance(node.operation, ArgMax) for node in graph.nodes)
 
     def _ready(self, backend: str, threads: int) -> tuple[Executor, ...]:
-        if backend == "auto":
+        if type(backend) is str and backend == "auto":
             backend = automatic()
+        if type(backend) is not str or type(threads) is not int:  # True and 1.0 would find what 1 has made
+            check_choice(backend, threads)
         found = self._executors.get((backend, threads))
         if found is None:
             found = self._executors[backend, threads] = executors(self.form, backend, threads)

@@ -141,7 +141,26 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
     read = load(tmp_path / "a.bnn")
     assert read.size == (tmp_path / "a.bnn").stat().st_size
     assert read.run(pixels()).tobytes() == packed.run(pixels()).tobytes()
-    assert repr(read) == f"PackedNetwork(1 network; uint8 (4, 3) -> f32 (1, 1, 5); {read.size} bytes)"
+    kept = sum(array.nbytes for array in read.form.networks[0].arrays())
+    assert repr(read) == f"PackedNetwork(1 network; uint8 (4, 3) -> f32 (1, 1, 5); {kept} bytes of arrays)"
+
+
+def test_what_is_shown_of_a_network_needs_no_file(monkeypatch) -> None:
+    def refused(form):
+        raise AssertionError("the whole network was serialised")
+
+    monkeypatch.setattr("core.deploy.network.form_to_bytes", refused)
+    assert "2 networks" in repr(PackedNetwork(scaled_network(1.0, 5.0)))
+
+
+@pytest.mark.parametrize("threads", [1.0, True, None])
+def test_threads_and_backends_are_checked_also_when_executors_are_there(shapes_unchecked, threads) -> None:
+    packed = PackedNetwork(pixels_network())
+    packed.run(pixels(), backend="numpy", threads=1)
+    with pytest.raises(ValueError, match="threads must be a whole number"):
+        packed.run(pixels(), backend="numpy", threads=threads)
+    with pytest.raises(ValueError, match=r"backend must be one of .* \(got \['native'\]\)"):
+        packed.run(pixels(), backend=["native"])
 
 
 # inputs
