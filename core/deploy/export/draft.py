@@ -45,8 +45,6 @@ class Draft:
 
     def add(self, name: str, operation: Operation, *inputs: str) -> Value:
         """A node. Raises ExportError where the operation cannot take its inputs."""
-        if name in self._values:
-            raise ExportError(f"{name}: the network runs this layer twice; the packed form needs a layer for each use")
         try:
             value = operation.output(tuple(self._values[source] for source in inputs))
         except FormError as error:

@@ -78,9 +78,11 @@ def _average_pool(draft: Draft, name: str, module: AveragePool, stream: Stream) 
         raise ExportError(f"{name}: average pooling after a Flatten; the packed form holds it over images only")
     stream = draft.real_numbers(stream)
     height, width = module.size
-    if stream.grid is None:
+    entries = min(height, stream.value.shape[0]) * min(width, stream.value.shape[1])
+    exact = stream.grid is not None and stream.grid.sums_exactly(entries)
+    if not exact:
         draft.of_reals(name, "averages")
-    grid = _averaged(stream, height, width)
+    grid = _averaged(stream, height, width) if exact else None
     return Stream(name, draft.add(name, Average(height, width), stream.name), grid=grid)
 
 

@@ -174,13 +174,6 @@ def test_layers_derived_from_known_ones_are_not_taken_for_them() -> None:
         export(chained(InputLinear(point(5, 64), **RAW), Doubled(point(3, 5))), inputs=PIXELS)
 
 
-def test_one_layer_used_twice() -> None:
-    layer = BinaryLinear(point(64, 64))
-    twice = Residual(Chain(Activation("sign"), layer), Chain())
-    net = chained(InputLinear(point(64, 64), **RAW), Chain(twice), Chain(twice))
-    assert export(net, inputs=PIXELS).run(PIXELS.numpy(), backend="numpy").shape == (50, 64)  # names differ by place
-
-
 def test_linear_maps_beyond_what_an_int32_sums() -> None:
     shape = (1, 2049, 2048)
     net = chained(

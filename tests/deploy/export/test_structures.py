@@ -209,6 +209,23 @@ def test_real_sums_of_whole_numbers_are_exact_up_to_2_to_the_24(fan_in: int, exa
     assert facts["inexact_because"] == ([] if exact else ["layers.1 sums real values"])
 
 
+@pytest.mark.parametrize(("side", "exact"), [(180, True), (182, False)])
+def test_averages_are_exact_while_their_sums_are_below_2_to_the_24(side: int, exact: bool) -> None:
+    net = chained(
+        Residual(Chain(), Chain()), AveragePool((side, side)), Activation("sign"), BinaryConv2d(point(1, 1, 1, 1))
+    )
+    inputs = torch.zeros(2, 1, side, side, dtype=torch.uint8)
+    facts = export(net, inputs=inputs, statistics=[Statistics()]).form.facts  # 510 x 181.4^2 is 2^24
+    assert facts["inexact_because"] == ([] if exact else ["layers.1 averages real values"])
+
+
+def test_one_layer_may_stand_in_two_places(case, check_identical) -> None:
+    layer = BinaryLinear(point(16, 16))
+    twice = Residual(Chain(Activation("sign"), layer, norm(16)), Chain())
+    net, inputs = forked(Residual(Chain(twice), Chain(twice))), pixels(50)
+    check_identical(case(net, inputs), export(net, inputs=inputs), pixels(40, seed=2))
+
+
 def test_statistics_are_re_estimated_where_none_are_given() -> None:
     net, inputs = mlp(), pixels(300)
     reading = Reading(mode_weights(net), SIGNS)
