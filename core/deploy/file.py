@@ -48,8 +48,8 @@ def save_form(form: Form, path: str | os.PathLike[str]) -> None:
     Who has the old file mapped keeps the old one. Raises FileError where no file can hold `form`.
     """
     pieces = _pieces(form)
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    path = Path(os.path.realpath(path))  # what a link names is replaced, and the link stays
+    draft = path.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.part")
     file = open(draft, "xb")
     try:
         with file:

@@ -380,3 +380,18 @@ def test_foreign_operations_are_refused_by_name(form: Form) -> None:
     graph = Graph(Input((1,), Value("f32", (1, 1, 1))), (Node("a", Relu6(), ("input",)),), "a")
     with pytest.raises(FileError, match="Relu6 is no operation of a packed network"):
         form_to_bytes(Form((graph,)))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_saving_to_a_link_replaces_what_it_names(form: Form, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.bnn", tmp_path / "link.bnn"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    save(form, link)
+    assert link.is_symlink() and target.read_bytes() == form_to_bytes(form)
+
+
+def test_the_longest_name_of_a_file_can_be_saved(form: Form, tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".bnn")
+    save(form, path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
