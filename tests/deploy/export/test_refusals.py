@@ -18,7 +18,7 @@ from core.moments import StochasticSign
 from core.ops import StraightThrough
 from core.predict import ensemble, logits, mean, mode, propagate, reestimate
 from core.readings import Draw, Fixed, SignActivation, mode_weights
-from core.spatial import AveragePool, BinaryConv2d, ChannelScale, Flatten, InputConv2d, MaxPool, Residual
+from core.spatial import AveragePool, BinaryConv2d, ChannelScale, Flatten, InputConv2d, MaxPool
 from core.statistics import Statistics
 
 SIGNS = SignActivation(StraightThrough())
