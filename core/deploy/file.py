@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from core.deploy.form import Form
-from core.deploy.layout import from_data, to_data
+from core.deploy.layout import check_uses, from_data, to_data
 from core.deploy.plain import LONGEST_JSON, FileError, read, record, shown, typed, whole_numbers, written
 
 MAGIC = b"\x89BNN\r\n\x1a\n"  # no text, and broken by whatever rewrites line ends, as in PNG
@@ -135,6 +135,7 @@ def _pieces(form: Form) -> list[bytes]:
     """The file of `form`, in pieces: the header, the JSON, each array, and zeros between."""
     store = _Store()
     data = to_data(form, store.place)
+    check_uses(store.used, sum(len(blob) for blob in store.blobs), "the form")
     text = written({**data, "arrays": store.entries})
     header = Header.of(len(text), store.end)
     gap = bytes(header.blobs - HEADER.size - len(text))
@@ -153,12 +154,13 @@ class _Store:
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self.blobs: list[bytes] = []
-        self.end = 0
+        self.end = self.used = 0  # bytes laid out, and bytes of all uses
         self._places: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
     def place(self, array: np.ndarray) -> int:
         """The number of an array equal to `array`, which is added where there is none."""
         blob = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        self.used += len(blob)
         key = (array.dtype.name, array.shape, hashlib.sha256(blob).digest())
         if key not in self._places:
             self._places[key] = len(self.entries)

@@ -24,6 +24,9 @@ from core.deploy.form import Form, FormError, Graph, Input, Node, Operation, Val
 from core.deploy.operations import OPERATIONS
 from core.deploy.plain import FileError, record, typed, whole_numbers
 
+MOST_USES = 256  # of all bytes of arrays, in the mean: an ensemble of equal networks holds them once
+FREE_BYTES = 1 << 26  # of uses, however small the arrays
+
 
 def to_data(form: Form, place: Callable[[np.ndarray], int]) -> dict[str, Any]:
     """The facts and networks of `form` as JSON data; `place` takes each array and answers with its number."""
@@ -73,9 +76,9 @@ def from_data(data: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> Form:
 
     Raises FileError for anything that `to_data` would not write, and for arrays that nothing uses.
     """
-    used: set[int] = set()
-    networks = [_graph(item, f"network {k}", arrays, used) for k, item in enumerate(typed(data, "networks", list))]
-    if unused := set(range(len(arrays))) - used:
+    shared = _Arrays(arrays)
+    networks = [_graph(item, f"network {k}", shared) for k, item in enumerate(typed(data, "networks", list))]
+    if unused := set(range(len(arrays))) - shared.used:
         raise FileError(f"array {min(unused)} is used by no operation")
     try:
         return Form(tuple(networks), typed(data, "facts", dict))
@@ -83,13 +86,41 @@ def from_data(data: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> Form:
         raise FileError(str(error)) from None
 
 
-def _graph(data: object, where: str, arrays: Sequence[np.ndarray], used: set[int]) -> Graph:
+def check_uses(used: int, held: int, where: str) -> None:
+    """Raises FileError where operations use so many bytes of arrays, each use counted, that a file holds once.
+
+    Every use is checked and laid out anew: without a bound a small file could keep its reader busy for hours.
+    """
+    if used > MOST_USES * held + FREE_BYTES:
+        raise FileError(
+            f"{where}: arrays are used over and over, {used} bytes of uses of {held}; give layers their own"
+        )
+
+
+class _Arrays:
+    """The arrays of a file, which ones operations use, and how many bytes that is, each use counted."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays, self.used = arrays, set[int]()
+        self.held, self.bytes = sum(array.nbytes for array in arrays), 0
+
+    def take(self, k: int, where: str) -> np.ndarray:
+        """Array `k`. Raises FileError where there is none, or where the uses come to too much."""
+        if not 0 <= k < len(self.arrays):
+            raise FileError(f"{where} is array {k}, but the file has {len(self.arrays)}")
+        self.used.add(k)
+        self.bytes += self.arrays[k].nbytes
+        check_uses(self.bytes, self.held, where)
+        return self.arrays[k]
+
+
+def _graph(data: object, where: str, arrays: _Arrays) -> Graph:
     data = record(data, where, "input", "nodes", "output")
     nodes = typed(data, "nodes", list, where)
     try:
         return Graph(
             _input(data["input"], f"{where}: input"),
-            tuple(_node(node, f"{where}: node {k}", arrays, used) for k, node in enumerate(nodes)),
+            tuple(_node(node, f"{where}: node {k}", arrays) for k, node in enumerate(nodes)),
             typed(data, "output", str, where),
         )
     except FormError as error:
@@ -105,7 +136,7 @@ def _input(data: object, where: str) -> Input:
     )
 
 
-def _node(data: object, where: str, arrays: Sequence[np.ndarray], used: set[int]) -> Node:
+def _node(data: object, where: str, arrays: _Arrays) -> Node:
     data = record(data, where, "inputs", "name", "operation", "parameters")
     name = typed(data, "name", str, where)
     where = f"{where} {name!r}"
@@ -117,20 +148,15 @@ def _node(data: object, where: str, arrays: Sequence[np.ndarray], used: set[int]
     inputs = typed(data, "inputs", list, where)
     if any(type(given) is not str for given in inputs):
         raise FileError(f"{where}: inputs must be names (got {inputs})")
-    return Node(name, _operation(kind, data["parameters"], f"{where}: {kind.__name__}", arrays, used), tuple(inputs))
+    return Node(name, _operation(kind, data["parameters"], f"{where}: {kind.__name__}", arrays), tuple(inputs))
 
 
-def _operation(
-    kind: type[Operation], data: object, where: str, arrays: Sequence[np.ndarray], used: set[int]
-) -> Operation:
+def _operation(kind: type[Operation], data: object, where: str, arrays: _Arrays) -> Operation:
     kinds = _parameters(kind)
     data = record(data, where, *kinds)
     held: dict[str, Any] = {}
     for name, holds in kinds.items():
         held[name] = typed(data, name, int if holds is np.ndarray else holds, where)
         if holds is np.ndarray:
-            if not 0 <= held[name] < len(arrays):
-                raise FileError(f"{where}: {name} is array {held[name]}, but the file has {len(arrays)}")
-            used.add(held[name])
-            held[name] = arrays[held[name]]
+            held[name] = arrays.take(held[name], f"{where}: {name}")
     return kind(**held)

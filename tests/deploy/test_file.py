@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -395,3 +396,27 @@ def test_the_longest_name_of_a_file_can_be_saved(form: Form, tmp_path: Path) -> 
     path = tmp_path / ("a" * 251 + ".bnn")
     save(form, path)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_small_file_cannot_keep_its_reader_busy() -> None:
+    """The same array in every node is stored once, checked at each use: saving and loading refuse beyond a bound."""
+    weights = np.zeros((256, 1, 1, 256), np.float32)
+    names = ["input", *(f"n{i}" for i in range(200))]
+    nodes = tuple(Node(b, F32Linear(weights), (a,)) for a, b in itertools.pairwise(names))
+    few = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes[:90], "n89"),))
+    many = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n199"),))
+    form_from_bytes(form_to_bytes(few))
+    with pytest.raises(FileError, match="used over and over"):
+        form_to_bytes(many)
+
+
+def test_a_file_whose_uses_are_beyond_the_bound_is_refused(monkeypatch) -> None:
+    weights = np.zeros((256, 1, 1, 256), np.float32)
+    names = ["input", *(f"n{i}" for i in range(200))]
+    nodes = tuple(Node(b, F32Linear(weights), (a,)) for a, b in itertools.pairwise(names))
+    form = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n199"),))
+    with monkeypatch.context() as patched:
+        patched.setattr(file, "check_uses", lambda used, held, where: None)
+        data = form_to_bytes(form)
+    with pytest.raises(FileError, match=r"node \d+ 'n\d+'.*used over and over"):
+        form_from_bytes(data)
