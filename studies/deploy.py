@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.bench:
             from studies.deploying.bench import command  # late, as the rest: --help does not wait for torch
 
-            return command.run(arguments.out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
+            out = arguments.out or Path("results/deploy-quick" if arguments.quick else "results/deploy")
+            return command.run(out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
         from studies.deploying import session
         from studies.deploying.choice import Asked
 
@@ -54,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Stop, Exception) as error:
         if arguments.debug:
             raise
-        if isinstance(error, OSError) and error.filename is not None:  # a place that cannot be read or written
-            print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # cannot be read or written
+            print(f"cannot use {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
             return STORAGE
         message, code = told(error)
         print(message, file=sys.stderr)
@@ -110,9 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--bench", action="store_true", help="kernels and networks against their peers, goal by goal")
     bench.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of --bench (default: cpu)")
     bench.add_argument(
-        "--out", type=Path, default=Path("results/deploy"), metavar="DIR", help="of --bench (default: %(default)s)"
+        "--out", type=Path, metavar="DIR", help="of --bench (default: results/deploy; of --quick results/deploy-quick)"
     )
-    bench.add_argument("--quick", action="store_true", help="of --bench: smallest shapes, a check that it runs")
+    bench.add_argument(
+        "--quick", action="store_true", help="of --bench: smallest shapes, a check that it runs; judges no goal"
+    )
     bench.add_argument("--peer-python", metavar="PYTHON", help="of --bench: a Python with Larq Compute Engine")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

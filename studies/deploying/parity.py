@@ -1,6 +1,11 @@
 """Proof that a packed network is the trained one: every integer sum, every logit, every prediction, on the test inputs.
 
-Labels are not read: where predictions are the same, so is the accuracy.
+Labels are not read: where predictions are the same, so is the accuracy. Sums and signs are those of `trace`, which
+keeps every value; `run`, which fuses them, is held to the logits.
+
+A network that is not exact is held to torch layer by layer as well: to rounding (ROUNDING of a layer's largest value)
+up to its first signs. Behind them rounding may turn a sign here and there, so no channel may differ in MOST_TURNED of
+the examples: a wrong weight or a turned sign differs in nearly all.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from core.deploy import PackedNetwork
+from core.deploy.form import Graph
+from core.deploy.operations import Binarize, Threshold
 from core.deploy.packing import unpack
 from studies.deploying import inside
 from studies.deploying.backends import Array, Backend
@@ -25,6 +32,9 @@ from studies.runner.request import Stop
 LONGEST = 120.0  # seconds a backend gets, where it is not the one that runs by default
 BATCH_BYTES = 1 << 26  # of all values of a batch, as 4-byte numbers
 LARGEST_BATCH = 256
+ROUNDING = 1e-3  # float32 sums of some thousand terms in another order, through batch norms of some layers
+MOST_TURNED, FEWEST = 0.5, 32  # of examples; in batches of at least as many
+LARGEST_WHOLE = 2**24  # up to here torch's float32 sums of integers are exact
 
 
 class ParityFailed(Stop):
@@ -70,7 +80,8 @@ class Proven:
 def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend], inputs: Tensor) -> list[Proven]:
     """Hold every backend to torch on `inputs` (N, *shape). Raises ParityFailed at the first difference.
 
-    Sums, signs and logits must be equal where the file says that it is exact, predictions always. The first backend
+    Sums, signs and logits must be equal where the file says that it is exact, predictions always; else they are held
+    as the module says. The first backend
     sees all inputs; the others as many as they get through in LONGEST seconds each.
     """
     exact = bool(network.form.facts["exact"])
@@ -79,6 +90,8 @@ def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend],
         raise ParityFailed("the logits of torch are not finite; there is nothing to hold the file to")
     proofs = [Proven(backend.name, len(inputs), exact=exact) for backend in backends]
     size = _batch(network)
+    steady = [_steady(graph) for graph in network.form.networks]
+    ends = all(graph.output in names for graph, names in zip(network.form.networks, steady, strict=True))
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
         insides = inside.of(trained, batch)
@@ -88,8 +101,8 @@ def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend],
             started = time.perf_counter()
             where = _Where(backend.name, start)
             for index, seen in enumerate(insides):
-                _hold_inside(where, proof, backend.trace(batch.numpy(), index), seen)  # first: it names the layer
-            _hold_logits(where, proof, backend.run(batch.numpy()), truth[start : start + size])
+                _hold_inside(where, proof, backend.trace(batch.numpy(), index), seen, steady[index])  # names the layer
+            _hold_logits(where, proof, backend.run(batch.numpy()), truth[start : start + size], ends)
             proof.examples += len(batch)
             proof.seconds += time.perf_counter() - started
     return proofs
@@ -114,7 +127,7 @@ class _Where:
         )
 
 
-def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array) -> None:
+def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array, steady: bool) -> None:
     if got.shape != want.shape:
         raise ParityFailed(f"parity failed: {where.backend} gives logits of shape {got.shape}, torch {want.shape}")
     same = got.view(np.uint32) == want.view(np.uint32)
@@ -127,20 +140,20 @@ def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array) -> None:
         margin = float(np.diff(np.sort(want[row])[-2:])[0])
         failure = where.failed("prediction", wrong, predicted, truly, "predictions")
         raise ParityFailed(f"{failure} (torch's two largest logits there are {margin:.3g} apart)")
+    if not proof.exact and (wrong := _beyond(got, want, steady)) is not None:
+        raise where.failed("logits", wrong, got, want, "logits")
     proof.logits += int(same.sum())
     proof.logits_of += same.size
     proof.largest = max(proof.largest, float(np.abs(got - want).max(initial=0.0)))
 
 
-def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen: Seen) -> None:
-    """Every layer of an exact network; of others the integers that there are, which are counted and may differ."""
+def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen: Seen, steady: set[str]) -> None:
+    """Every layer; of networks that are not exact to rounding, and the integers that are equal are counted."""
     for layer, want in seen.items():
         signs = want.dtype == np.int8
         if signs and layer not in traced:
             continue  # a sign of signs makes nothing
-        got = unpack(traced[layer], want.shape[-1]) if signs else _sums(traced, layer, proof.exact)
-        if got is None and not proof.exact:
-            continue
+        got = unpack(traced[layer], want.shape[-1]) if signs else _sums(traced, layer)
         unit = "signs" if signs else "sums"
         if got is None or got.shape != want.shape:
             found = "has none" if got is None else f"those of shape {got.shape}"
@@ -151,6 +164,10 @@ def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen
         wrong = got != want
         if proof.exact and wrong.any():
             raise where.failed(f"layer {layer!r}", wrong, got, want, unit)
+        if not proof.exact and (beyond := _beyond(got, want, layer in steady)) is not None:
+            raise where.failed(f"layer {layer!r}", beyond, got, want, unit)
+        if got.dtype == np.float32 and not proof.exact:
+            continue
         right = wrong.size - int(wrong.sum())
         if signs:
             proof.signs, proof.signs_of = proof.signs + right, proof.signs_of + wrong.size
@@ -159,13 +176,32 @@ def _hold_inside(where: _Where, proof: Proven, traced: Mapping[str, Array], seen
             proof.layers += where.start == 0
 
 
-def _sums(traced: Mapping[str, Array], layer: str, exact: bool) -> Array | None:
-    """Of the layer `layer`; of a network that is not exact, only integers."""
+def _steady(graph: Graph) -> set[str]:
+    """Values with no sign before them: in another order of sums they are the same to rounding."""
+    found = {"input"}
+    for node in graph.nodes:
+        if not isinstance(node.operation, (Binarize, Threshold)) and found.issuperset(node.inputs):
+            found.add(node.name)
+    return found
+
+
+def _beyond(got: Array, want: Array, steady: bool) -> Array | None:
+    """What no rounding explains (B, ..., C): entries of a steady value; channels that differ in too many examples."""
+    largest = float(np.abs(want).max(initial=0.0))
+    whole = not np.issubdtype(got.dtype, np.floating) and largest <= LARGEST_WHOLE
+    within = np.abs(got - want) <= (0.0 if whole else ROUNDING * largest)
+    wrong: Array = (got != want) & ~within  # a nan is within nothing
+    if steady:
+        return wrong if wrong.any() else None
+    turned = wrong.reshape(len(wrong), -1, wrong.shape[-1]).any(1).mean(0) > MOST_TURNED
+    return wrong & turned if len(wrong) >= FEWEST and turned.any() else None
+
+
+def _sums(traced: Mapping[str, Array], layer: str) -> Array | None:
+    """Of the layer `layer`, before any normalisation."""
     bases = traced.get(f"{layer}.bases")  # of weights -1, 0, +1: two sums of signs, together twice the layer's
     found = traced.get(layer) if bases is None else bases
-    if found is None or (not exact and found.dtype != np.int32):
-        return None
-    return found if bases is None else found / 2
+    return found if found is None or bases is None else found / 2
 
 
 def _batch(network: PackedNetwork) -> int:

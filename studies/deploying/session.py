@@ -60,7 +60,8 @@ def run(wanted: Wanted, *, command: Sequence[str]) -> int:
             if wanted.json is not None:
                 about = manifest(without_paths(command), started=started, workers=1, backend=made["backends"][0])
                 text = json.dumps({**made, "manifest": about}, indent=1, allow_nan=False)
-                wanted.json.write_text(text + "\n", encoding="utf-8")
+                with _writing(wanted.json):
+                    wanted.json.write_text(text + "\n", encoding="utf-8")
     except StorageError as error:
         raise Refused(str(error)) from error
     return 0
@@ -78,7 +79,9 @@ def also_wrong(asked: Asked) -> str:
 def _deployed(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
     choice, trained = _chosen(wanted, say)
     with _in_place(wanted.to) as temporary:
-        _exported(choice, trained).save(temporary)
+        packed = _exported(choice, trained)
+        with _writing(wanted.to):
+            packed.save(temporary)
         network = load(temporary)
         say("\n".join(report.network_lines(network, trained, choice)))
         inputs = trained.built.problem.test.inputs[: wanted.limit]
@@ -149,6 +152,8 @@ def _check_places(wanted: Wanted) -> None:
             raise Refused(f"{option} {path}: there is no folder {path.parent}; make it first")
         if path.is_dir():
             raise Refused(f"{option} {path} is a folder; name a file, such as {path / such}")
+    if wanted.json is not None and wanted.json.resolve() == wanted.to.resolve():
+        raise Refused(f"--json {wanted.json} is the file of --to, which it would replace; name another")
 
 
 @contextlib.contextmanager
@@ -160,6 +165,15 @@ def _in_place(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Refused by the name that was asked for: a full disk names no file, and a temporary name is nobody's."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

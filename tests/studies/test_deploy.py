@@ -18,6 +18,7 @@ from core.deploy import PackedNetwork, info, load, native
 from core.deploy.export import export
 from core.deploy.operations import Affine, Threshold
 from core.deploy.packing import pack
+from core.deploy.sums import F32BinLinear, IntLinear
 from core.problems import TestSet
 from studies import deploy
 from studies.deploying import backends, parity, session
@@ -284,6 +285,42 @@ def test_other_predictions_of_real_activations_are_caught(trained, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def one_bit(layer):
+    """Its weight of input 20 the other sign: the corner pixels of digits are always 0."""
+    return replace(
+        layer,
+        weights=layer.weights ^ (np.eye(1, layer.weights.size, dtype=np.uint32) << 20).reshape(layer.weights.shape),
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, change, named",
+    [
+        (F32BinLinear, one_bit, "layer 'layers.4'"),
+        (IntLinear, one_bit, "layer 'layers.0'"),
+        (Affine, lambda o: replace(o, scale=o.scale * np.float32(1.005)), "layer 'layers.4'"),
+    ],
+    ids=["one weight", "one first weight", "scale"],
+)
+def test_what_rounding_does_not_explain_is_caught(trained, tmp_path, monkeypatch, capsys, kind, change, named):
+    monkeypatch.setattr(session, "export", damaging(kind, change))
+    assert deploy.main(words(trained, tmp_path / "model.bnn", sign=False)) == 1
+    assert named in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_rounding_may_turn_signs_of_some_examples_but_no_channel_in_most():
+    want = np.random.default_rng(0).choice([-1.0, 1.0], (64, 2, 2, 5)).astype(np.float32)
+    some, channel, nothing = want.copy(), want.copy(), want.copy()
+    some[:20] *= -1
+    channel[:, 0, 0, 3] *= -1
+    nothing[0, 0, 0, 0] = np.nan
+    assert parity._beyond(some, want, False) is None
+    assert np.array_equal(parity._beyond(channel, want, False), channel != want)
+    assert np.array_equal(parity._beyond(some, want, True), some != want)
+    assert parity._beyond(want * np.float32(1 + 1e-5), want, True) is None
+    assert parity._beyond(nothing, want, True).sum() == 1
+
+
 def damaging(kind, change, last=False):
     """`export` whose first (or last) operation of `kind` is changed."""
 
@@ -449,13 +486,24 @@ def test_place_that_cannot_be_written_is_a_storage_error(trained, tmp_path, caps
 
 def test_place_that_refuses_is_a_storage_error(trained, tmp_path, monkeypatch, capsys):
     def full(network, path):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it: of no file
 
-    monkeypatch.setattr(PackedNetwork, "save", full)
-    assert deploy.main(words(trained, tmp_path / "model.bnn")) == 4
-    told = capsys.readouterr().err
-    assert "model.bnn" in told and "No space left" in told and "defect" not in told
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedNetwork, "save", full)
+        assert deploy.main(words(trained, tmp_path / "model.bnn")) == 4
+    assert capsys.readouterr().err == f"cannot write {tmp_path / 'model.bnn'}: No space left on device\n"
     assert list(tmp_path.iterdir()) == []
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda p, *a, **k: full(0, p) if p.name == "d.json" else write(p, *a, **k))
+    assert deploy.main(words(trained, tmp_path / "model.bnn", "--json", str(tmp_path / "d.json"))) == 4
+    assert f"cannot write {tmp_path / 'd.json'}: No space" in capsys.readouterr().err
+
+
+def test_data_do_not_replace_the_network(trained, tmp_path, capsys):
+    (tmp_path / "x").mkdir()
+    to, same = tmp_path / "model.bnn", tmp_path / "x" / ".." / "model.bnn"
+    assert deploy.main(words(trained, to, "--json", str(same))) == 4
+    assert "is the file of --to" in capsys.readouterr().err and not to.exists()
 
 
 def test_interrupt_leaves_no_file(trained, tmp_path, monkeypatch, capsys):
@@ -474,7 +522,12 @@ def test_bench_is_given_its_options(tmp_path, monkeypatch, capsys):
     options = ["--out", str(out), "--json", str(data), "--device", "cuda", "--quick", "--peer-python", "python3"]
     assert deploy.main(["--bench", *options]) == 3
     assert deploy.main(["--bench"]) == 3
-    assert asked == [(out, data, "cuda", True, "python3"), (Path("results/deploy"), None, "cpu", False, None)]
+    assert deploy.main(["--bench", "--quick"]) == 3
+    assert asked[0] == (out, data, "cuda", True, "python3")
+    assert asked[1:] == [  # a quick run leaves the record alone
+        (Path("results/deploy"), None, "cpu", False, None),
+        (Path("results/deploy-quick"), None, "cpu", True, None),
+    ]
 
 
 def test_help_is_instant():

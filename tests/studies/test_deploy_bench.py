@@ -6,6 +6,8 @@ import random
 import re
 import sys
 import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -58,15 +60,10 @@ def test_every_goal_of_cpu_and_gpu_has_rows(quick):
 
 
 @needs_kernels
-def test_what_holds_follows_from_what_was_measured_and_the_goal(quick):
+def test_a_quick_run_measures_and_judges_nothing(quick):
     _, goals = quick
-    for row in goals:
-        sign, target = row["goal"].split()
-        if row["measured"] is None:
-            assert row["holds"] is None
-        else:
-            reached = row["measured"] >= float(target) if sign == ">=" else row["measured"] <= float(target)
-            assert row["holds"] == reached, row
+    assert all(row["holds"] is None for row in goals)
+    assert sum(row["measured"] is not None for row in goals) > 15
 
 
 @needs_kernels
@@ -160,8 +157,12 @@ def test_a_section_that_cannot_measure_gives_its_reason_to_every_goal():
 
 
 def test_summary_and_order_of_rows():
-    rows = [Row(name, 1.0, ">= 1", holds, "x", "") for name, holds in [("G1", None), ("C10 a", True), ("C2 b", False)]]
+    found = [("G1", None, None), ("C10 a", 1.0, True), ("C2 b", 1.0, False)]
+    rows = [Row(name, measured, ">= 1", holds, "x", "") for name, measured, holds in found]
     assert table.summary(rows) == "1 hold, 1 do not, 1 not measured"
+    assert table.summary([replace(row, measured=1.0, holds=None) for row in rows[:2]]).endswith(
+        "2 not judged at small sizes"
+    )
     assert [row.id for row in table.ordered(rows)] == ["C2 b", "C10 a", "G1"]
 
 
@@ -385,6 +386,12 @@ def test_threads_of_torch_are_as_before_also_after_a_failure(tmp_path, monkeypat
 def test_another_device_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cpu or cuda .got 'tpu'"):
         bench.run(tmp_path, None, "tpu", True, None)
+
+
+def test_a_processor_without_counting_instructions_has_no_limit(monkeypatch):
+    portable = SimpleNamespace(best_packed_level=lambda: 0, packed_limits=lambda level: (3e9, 0.0))
+    monkeypatch.setattr(extension, "module", lambda: portable)
+    assert roof.limit() is None and "no limit was measured" in roof.told(None)
 
 
 def test_an_import_that_brings_something_heavy_does_not_hold(monkeypatch):

@@ -27,15 +27,17 @@ class Limit:
 
 
 def limit() -> Limit | None:
-    """None where the extension is not built."""
+    """None where the extension is not built, or has no counting instructions of this processor to time."""
     module = extension.module()
-    return None if module is None else Limit(module, module.best_packed_level())
+    if module is None or not module.packed_limits(module.best_packed_level())[1]:
+        return None
+    return Limit(module, module.best_packed_level())
 
 
 def told(found: Limit | None) -> str:
     """The limit in words."""
     if found is None:
-        return "no limit was measured: the native extension is not built here"
+        return "no limit was measured: the native extension is not built here, or knows no counting instructions of it"
     ghz = statistics.median(found.clock_ghz() for _ in range(5))
     rate = statistics.median(1 / found.seconds_an_operation() for _ in range(5))
     level = extension.LEVELS[found.level]

@@ -26,8 +26,11 @@ def line(row: Row) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """How many goals hold."""
-    count = {mark: sum(row.holds is mark for row in rows) for mark in MARKS}
-    return f"{count[True]} hold, {count[False]} do not, {count[None]} not measured"
+    hold, fail = (sum(row.holds is mark for row in rows) for mark in (True, False))
+    unmeasured = sum(row.measured is None and row.holds is None for row in rows)
+    unjudged = len(rows) - hold - fail - unmeasured
+    quick = f", {unjudged} not judged at small sizes" if unjudged else ""
+    return f"{hold} hold, {fail} do not, {unmeasured} not measured{quick}"
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
