@@ -92,9 +92,7 @@ def check_uses(used: int, held: int, where: str) -> None:
     Every use is checked and laid out anew: without a bound a small file could keep its reader busy for hours.
     """
     if used > MOST_USES * held + FREE_BYTES:
-        raise FileError(
-            f"{where}: arrays are used over and over, {used} bytes of uses of {held}; give layers their own"
-        )
+        raise FileError(f"{where}: arrays are used over and over, to {used} bytes in all; give layers their own")
 
 
 class _Arrays:

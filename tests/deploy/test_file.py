@@ -401,10 +401,10 @@ def test_the_longest_name_of_a_file_can_be_saved(form: Form, tmp_path: Path) -> 
 def test_a_small_file_cannot_keep_its_reader_busy() -> None:
     """The same array in every node is stored once, checked at each use: saving and loading refuse beyond a bound."""
     weights = np.zeros((256, 1, 1, 256), np.float32)
-    names = ["input", *(f"n{i}" for i in range(200))]
+    names = ["input", *(f"n{i}" for i in range(600))]
     nodes = tuple(Node(b, F32Linear(weights), (a,)) for a, b in itertools.pairwise(names))
     few = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes[:90], "n89"),))
-    many = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n199"),))
+    many = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n599"),))
     form_from_bytes(form_to_bytes(few))
     with pytest.raises(FileError, match="used over and over"):
         form_to_bytes(many)
@@ -412,9 +412,9 @@ def test_a_small_file_cannot_keep_its_reader_busy() -> None:
 
 def test_a_file_whose_uses_are_beyond_the_bound_is_refused(monkeypatch) -> None:
     weights = np.zeros((256, 1, 1, 256), np.float32)
-    names = ["input", *(f"n{i}" for i in range(200))]
+    names = ["input", *(f"n{i}" for i in range(600))]
     nodes = tuple(Node(b, F32Linear(weights), (a,)) for a, b in itertools.pairwise(names))
-    form = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n199"),))
+    form = Form((Graph(Input((256,), Value("f32", (1, 1, 256))), nodes, "n599"),))
     with monkeypatch.context() as patched:
         patched.setattr(file, "check_uses", lambda used, held, where: None)
         data = form_to_bytes(form)
