@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import subprocess
 import sys
 import textwrap
 from dataclasses import replace
@@ -227,7 +228,7 @@ def test_int8_and_float_convolutions_have_the_shape_of_the_layer():
     "runs", [peers.mlp((20, 16, 10), 3, torch.Generator()), peers.binarynet(2, torch.Generator(), width=16)]
 )
 def test_the_frozen_network_is_the_same_network(runs):
-    plain, frozen = runs[peers.FP32](), runs[f"frozen {peers.FP32}"]()
+    plain, frozen = runs[peers.FP32](), runs[f"{peers.FP32} frozen"]()
     assert plain.shape[1] == 10 and torch.allclose(plain, frozen, atol=1e-4)
 
 
@@ -386,6 +387,17 @@ def test_threads_of_torch_are_as_before_also_after_a_failure(tmp_path, monkeypat
 def test_another_device_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cpu or cuda .got 'tpu'"):
         bench.run(tmp_path, None, "tpu", True, None)
+
+
+@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("pip", 600), subprocess.CalledProcessError(1, "pip")])
+def test_an_installation_that_fails_does_not_hold(monkeypatch, error):
+    def fails(*given, **named):
+        raise error
+
+    monkeypatch.setattr(startup, "_copied", fails)
+    (goal,) = [goal for goal in startup.GOALS if goal.id == "C10 install"]
+    row = goal.row(startup.installed())
+    assert row.holds is False and row.measured is None
 
 
 def test_a_processor_without_counting_instructions_has_no_limit(monkeypatch):

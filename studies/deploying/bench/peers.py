@@ -97,7 +97,7 @@ def _network(model: nn.Module, x: Tensor) -> Runs:
     model.eval().requires_grad_(False)
     with _silent():
         frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model, x)))
-    return _quiet({FP32: lambda: model(x), f"frozen {FP32}": lambda: frozen(x)})
+    return _quiet({FP32: lambda: model(x), f"{FP32} frozen": lambda: frozen(x)})
 
 
 def _quiet(runs: Runs) -> Runs:
