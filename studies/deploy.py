@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             out = arguments.out or Path("results/deploy-quick" if arguments.quick else "results/deploy")
             return command.run(out, arguments.json, arguments.device, arguments.quick, arguments.peer_python)
+        given = {"--quick": arguments.quick, "--device cuda": arguments.device == "cuda", "--out": arguments.out}
+        if of_bench := [name for name, value in (given | {"--peer-python": arguments.peer_python}).items() if value]:
+            parser.error(f"{', '.join(of_bench)}: of --bench alone")
         from studies.deploying import session
         from studies.deploying.choice import Asked
 

@@ -76,9 +76,10 @@ def parity_lines(proofs: Sequence[Proven], network: PackedNetwork, choice: Choic
 def size_lines(size: Size, to: Path) -> list[str]:
     """The file against float32."""
     kept = f"; {100 * size.kept_real:.2g} % of weights kept in float" if size.real else ""
+    share = f"1/{size.ratio:.1f} of" if size.ratio >= 1 else f"{1 / size.ratio:.1f} times"
     return [
         "",
-        f"{to}: {size.file:,} bytes, 1/{size.ratio:.1f} of the {size.float32:,} of its float32 parameters "
+        f"{to}: {size.file:,} bytes, {share} the {size.float32:,} of its float32 parameters "
         f"({size.binary:,} weights of 1 bit, {size.real:,} real{kept})",
     ]
 

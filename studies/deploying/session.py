@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.deploy import PackedNetwork, load
+from core.deploy import PackedNetwork, info, load
 from core.deploy.export import ExportError, export
 from studies.deploying import backends, parity, report, sizes, timing
 from studies.deploying.cell import Trained, check_validation, restore
@@ -144,7 +144,11 @@ def _written(store: Store, record: Record) -> float:
 
 
 def _check_places(wanted: Wanted) -> None:
-    """Before anything takes time."""
+    """Before anything takes time. Raises Unusable for a CPU level that is not to be had."""
+    try:
+        info()
+    except ValueError as error:
+        raise Unusable(str(error)) from error
     for option, path, such in (("--to", wanted.to, "model.bnn"), ("--json", wanted.json, "deployed.json")):
         if path is None:
             continue

@@ -372,6 +372,7 @@ def test_folder_without_records_is_told_apart_from_a_study(tmp_path, capsys):
     [
         (["--problem", "digits", "--best"], "--to is needed"),
         (["--seed", "-1"], "whole number"),
+        (["--to", "a.bnn", "--device", "cuda", "--quick"], "--quick, --device cuda: of --bench alone"),
         (["--test-limit", "0"], "or none"),
         (["--metod", "ste"], "Did you mean --method?"),
     ],
@@ -406,6 +407,15 @@ def test_all_that_is_missing_is_told_at_once_with_the_choices(trained, tmp_path,
         deploy.main(["--from", str(trained)])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and "--to is needed" in told and "--method is " + lines.format(trained) in told
+
+
+def test_unknown_cpu_level_is_bad_input(trained, tmp_path, monkeypatch, capsys):
+    if info().backend != "native":
+        pytest.skip("the native extension is not built here")
+    monkeypatch.setenv("BITRELAX_CPU_LEVEL", "sse")
+    assert deploy.main(words(trained, tmp_path / "model.bnn")) == 2
+    told = capsys.readouterr().err
+    assert "sse" in told and "defect" not in told
 
 
 def test_failed_cell_is_refused_with_its_reason(folder, tmp_path, capsys):
