@@ -17,20 +17,23 @@ import torch
 import torch.nn.functional as F
 
 from core import extension
-from core.deploy import reference
+from core.deploy import native, reference
 from studies.deploying import bench
 from studies.deploying.bench import (
     clock,
     command,
     compute_engine,
     cuda,
+    exact,
     graphs,
     kernels,
+    networks,
     peers,
     products,
     roof,
     startup,
     table,
+    verdicts,
 )
 from studies.deploying.bench.goals import Bench, Case, Failed, Goal, Measured, Missing, Row, Section
 from studies.deploying.command_line import without_paths
@@ -57,7 +60,13 @@ def test_every_goal_of_cpu_and_gpu_has_rows(quick):
     _, goals = quick
     assert all(tuple(row) == KEYS for row in goals)
     assert len({row["id"] for row in goals}) == len(goals)
-    assert {row["id"].split()[0] for row in goals} == {*(f"C{n}" for n in range(1, 11)), *(f"G{n}" for n in range(7))}
+    assert {row["id"].split()[0] for row in goals} == {
+        *(f"C{n}" for n in range(1, 11)),
+        *(f"G{n}" for n in range(7)),
+        "X1",
+        "X2",
+        "X3",
+    }
 
 
 @needs_kernels
@@ -159,12 +168,59 @@ def test_a_section_that_cannot_measure_gives_its_reason_to_every_goal():
 
 def test_summary_and_order_of_rows():
     found = [("G1", None, None), ("C10 a", 1.0, True), ("C2 b", 1.0, False)]
-    rows = [Row(name, measured, ">= 1", holds, "x", "") for name, measured, holds in found]
-    assert table.summary(rows) == "1 hold, 1 do not, 1 not measured"
-    assert table.summary([replace(row, measured=1.0, holds=None) for row in rows[:2]]).endswith(
-        "2 not judged at small sizes"
-    )
-    assert [row.id for row in table.ordered(rows)] == ["C2 b", "C10 a", "G1"]
+    rows = verdicts.complete([Row(name, measured, ">= 1", holds, "x", "") for name, measured, holds in found])
+    assert [row.id for row in rows] == ["C2", "C2 b", "C10", "C10 a", "G1"]
+    assert table.summary(rows) == "goals: 1 hold, 1 do not, 1 not measured"
+    unjudged = [replace(row, measured=1.0, holds=None) for row in rows]
+    assert table.summary(unjudged) == "goals: 0 hold, 0 do not, 0 not measured, 3 measured and not judged"
+
+
+@pytest.mark.parametrize(
+    ("marks", "holds"),
+    [((True, True), True), ((True, None), None), ((None, False), False), ((True, False), False), ((None, None), None)],
+)
+def test_a_goal_holds_where_all_its_parts_hold_and_fails_where_one_fails(marks, holds):
+    parts = [Row(f"C1 {place}", 2.0, ">= 1", mark, "x", "") for place, mark in enumerate(marks)]
+    assert verdicts.verdict("C1", parts).holds is holds
+
+
+def test_a_goal_measures_its_worst_part_relative_to_what_the_part_wants():
+    parts = [
+        Row("C10 more", 6.0, ">= 3", True, "x", ""),
+        Row("C10 less", 4.0, "<= 6", True, "us", ""),
+        Row("C10 open", None, ">= 9", None, "x", "no device"),
+    ]
+    found = verdicts.verdict("C10", parts)
+    assert found.measured == pytest.approx(1.5) and found.goal == ">= 1" and "C10 less" in found.detail
+    assert verdicts.verdict("C10", parts[2:]).measured is None
+
+
+def test_a_number_to_be_published_neither_holds_nor_fails():
+    row = Goal("G0 a", "rate", None, "Pop/s").row(Measured(0.2, "best of 5"))
+    assert (row.measured, row.goal, row.holds) == (0.2, "published", None) and "published" in row.detail
+    assert verdicts.verdict("G0", [row]).holds is None and verdicts.verdict("G0", [row]).measured is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [subprocess.TimeoutExpired("pip", 600), subprocess.CalledProcessError(1, "pip", stderr="no compiler for it")],
+)
+def test_an_installation_that_fails_does_not_hold(error, monkeypatch):
+    def fails(words, **_):
+        if "pip" in words:
+            raise error
+
+    monkeypatch.setattr(startup, "_copied", lambda folder: None)
+    monkeypatch.setattr(subprocess, "run", fails)
+    row = next(goal for goal in startup.GOALS if goal.id == "C10 install").row(startup.installed())
+    assert row.holds is False and row.measured is None
+
+
+@pytest.mark.parametrize("faster", [peers.FP32, f"{peers.FP32} frozen"])
+def test_a_network_is_judged_against_the_fastest_form_of_torch(faster):
+    medians = {"ours": 1.0, peers.FP32: 30.0, f"{peers.FP32} frozen": 30.0} | {faster: 20.0}
+    found = networks._beside(medians)
+    assert found.value == 20 and f"{faster} 2e+07 us" in found.detail and "3e+07 us" in found.detail
 
 
 # ---------------------------------------------------------------------------------------------------------- clock
@@ -389,17 +445,6 @@ def test_another_device_is_refused(tmp_path):
         bench.run(tmp_path, None, "tpu", True, None)
 
 
-@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("pip", 600), subprocess.CalledProcessError(1, "pip")])
-def test_an_installation_that_fails_does_not_hold(monkeypatch, error):
-    def fails(*given, **named):
-        raise error
-
-    monkeypatch.setattr(startup, "_copied", fails)
-    (goal,) = [goal for goal in startup.GOALS if goal.id == "C10 install"]
-    row = goal.row(startup.installed())
-    assert row.holds is False and row.measured is None
-
-
 def test_a_processor_without_counting_instructions_has_no_limit(monkeypatch):
     portable = SimpleNamespace(best_packed_level=lambda: 0, packed_limits=lambda level: (3e9, 0.0))
     monkeypatch.setattr(extension, "module", lambda: portable)
@@ -423,6 +468,22 @@ def test_the_limit_is_that_of_the_rounds_and_the_share_is_of_it():
     assert slow.timings[0].operations_a_cycle == pytest.approx(1000 / 2e-6 / 2e9)
     with pytest.raises(Missing, match="limit"):
         products.measure(Bench(1, 1e-4, True, None))
+
+
+@needs_kernels
+def test_a_single_bit_at_one_level_is_counted(monkeypatch):
+    class Flips(native.Executor):
+        def run(self, x):
+            found = super().run(x)
+            if self.level == "portable":
+                found.view(np.uint32)[0, 0, 0, 0] ^= np.uint32(1)
+            return found
+
+    honest = exact.measure(Bench(1, 1e-4, True, None))
+    assert (honest["X1"].value, honest["X3"].value) == (0, 0) and isinstance(honest["X2"], Missing)
+    monkeypatch.setattr(exact, "Executor", Flips)
+    found = exact.measure(Bench(1, 1e-4, True, None))
+    assert found["X1"].value == 3 and found["X3"].value == 20  # one in every network and graph
 
 
 def test_a_form_that_torch_refuses_is_left_out_and_a_peer_without_forms_is_missing():

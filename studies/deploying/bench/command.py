@@ -17,6 +17,7 @@ from studies.deploying.bench import (
     compute_engine,
     convolutions,
     cuda,
+    exact,
     figure,
     networks,
     products,
@@ -24,6 +25,7 @@ from studies.deploying.bench import (
     startup,
     table,
     threads,
+    verdicts,
 )
 from studies.deploying.bench.compute_engine import Larq
 from studies.deploying.bench.goals import Bench, Row, Section, Timing, Unmeasured
@@ -54,7 +56,7 @@ def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str
 def _run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str | None) -> int:
     if device == "cuda" and (reason := cuda.missing()) is not None:
         print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
-        _finish(cuda.left_open(reason), [], json)
+        _finish(verdicts.complete(cuda.left_open(reason)), [], json)
         return NO_DEVICE
     out.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {"busy_cores_before": clock.busy_cores(1.0), "load_before": machine.load()}
@@ -79,7 +81,8 @@ def _finish(rows: Sequence[Row], written: list[Path], json: Path | None) -> None
     if json is not None:
         json.write_text(table.goals_json(rows))
         written.append(json)
-    print("\n".join([table.summary(rows), *(f"wrote {path}" for path in written)]))
+    goals = [table.line(row) for row in rows if " " not in row.id]
+    print("\n".join(["", *goals, table.summary(rows), *(f"wrote {path}" for path in written)]))
 
 
 def _on_cpu(quick: bool, peer_python: str | None) -> Outcome:
@@ -92,14 +95,14 @@ def _on_cpu(quick: bool, peer_python: str | None) -> Outcome:
         rows = list(_printed(_sections(peer), bench))
     rows += cuda.left_open("measured by --device cuda")
     facts = {"limit": roof.told(limit), "larq": str(peer), "clock": "CPU time of one thread"}
-    return table.ordered(rows), bench.timings, facts
+    return verdicts.complete(rows), bench.timings, facts
 
 
 def _on_gpu(quick: bool, peer_python: str | None) -> Outcome:
     bench = Bench(QUICK_ROUNDS if quick else ROUNDS, QUICK_LEAST if quick else LEAST, quick, None)
     rows = list(_printed(cuda.sections(), bench))
     facts = {"limit": cuda.told(), "larq": "", "clock": "device events around captured graphs"}
-    return table.ordered(rows), bench.timings, facts
+    return verdicts.complete(rows), bench.timings, facts
 
 
 def _sections(peer: Larq | Unmeasured) -> list[Section]:
@@ -109,6 +112,7 @@ def _sections(peer: Larq | Unmeasured) -> list[Section]:
         *networks.sections(peer),
         threads.section(),
         startup.section(),
+        exact.section(),
     ]
 
 

@@ -25,7 +25,7 @@ def mismatches(launcher: Launcher, shapes: int = SHAPES) -> tuple[int, list[str]
     Each is run with one of the choices of kernels that sum bits, in turn.
     """
     wrong = []
-    for number, (graph, x) in enumerate(_cases(shapes)):
+    for number, (graph, x) in enumerate(cases(shapes)):
         sums = SUMS_BY[number % len(SUMS_BY)]
         found = Executor(graph, launcher=launcher, sums=sums).run(x)
         expected = reference.Executor(graph).run(x)
@@ -34,7 +34,8 @@ def mismatches(launcher: Launcher, shapes: int = SHAPES) -> tuple[int, list[str]
     return shapes, wrong
 
 
-def _cases(shapes: int) -> Iterator[tuple[Graph, np.ndarray]]:
+def cases(shapes: int) -> Iterator[tuple[Graph, np.ndarray]]:
+    """Random graphs, linear layers and convolutions in turn, each with random inputs."""
     rng = np.random.default_rng(SEED)
     for number in range(shapes):
         graph = _linear(rng) if number % 2 else _convolution(rng)

@@ -13,28 +13,36 @@ from studies.deploying.bench.roof import Limit
 
 __all__ = ["Bench", "Case", "Failed", "Found", "Goal", "Measured", "Missing", "Row", "Section", "Timing", "Unmeasured"]
 
+PUBLISHED = "published"  # in place of a bound: the number itself is the aim
 LIMIT = "limit"  # the contender that is the machine itself
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A line of the table. id: of the goal, and of its part where it has several. least: measured >= target, or <=."""
+    """A line of the table. id: of the goal, and of its part where it has several. least: measured >= target, or <=.
+
+    target: None where the number is to be published, whatever it is.
+    """
 
     id: str
     what: str
-    target: float
+    target: float | None
     unit: str = "x"
     least: bool = True
 
     @property
     def wanted(self) -> str:
         """The goal in words."""
+        if self.target is None:
+            return PUBLISHED
         return f"{'>=' if self.least else '<='} {self.target:g}"
 
     def row(self, found: Measured | Unmeasured) -> Row:
         """As measured, or why not: then it does not hold, nor fail."""
         if isinstance(found, Unmeasured):
             return Row(self.id, None, self.wanted, None, self.unit, f"{self.what}: {found}")
+        if self.target is None:
+            return Row(self.id, found.value, self.wanted, None, self.unit, f"{self.what}, published: {found.detail}")
         reached = found.value >= self.target if self.least else found.value <= self.target
         measured = found.value if math.isfinite(found.value) else None  # JSON has no infinity
         return Row(

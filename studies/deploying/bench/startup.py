@@ -65,13 +65,16 @@ def imported(processes: int) -> Measured:
     return Measured(seconds, detail, not heavy)
 
 
-def installed() -> Measured:
+def installed() -> Measured | Unmeasured:
     """Seconds of the editable install of a copy of the tracked files: build requirements, kernels and all."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         copy, environment = Path(folder) / "copy", Path(folder) / "environment"
         try:
             _copied(copy)
             subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return Missing(f"no copy of a checkout, or no environment, could be made: {_said(error, folder)}")
+        try:
             words = [
                 str(environment / "bin" / "python"),
                 "-m",
@@ -86,12 +89,14 @@ def installed() -> Measured:
             subprocess.run(words, check=True, capture_output=True, text=True, timeout=PATIENCE)
             took = time.perf_counter() - start
         except subprocess.TimeoutExpired:
-            return Measured(math.inf, f"it took more than {PATIENCE} s", False)
+            return Measured(math.inf, f"it was stopped after {PATIENCE} s", False)
         except (OSError, subprocess.CalledProcessError) as error:
-            said = str(getattr(error, "stderr", None) or error).replace(folder, ".").replace(str(ROOT), ".")
-            return Measured(math.inf, f"it failed here: {' '.join(said[-200:].split())}", False)
+            return Measured(math.inf, f"it failed: {_said(error, folder)}", False)
         built = any((copy / "core" / "_native").glob("_kernels*.so"))
-        detail = "wall clock, build requirements fetched and the extension compiled; torch and the like are not counted"
+        detail = (
+            "wall clock, build requirements fetched (pip's cache as found), the extension compiled; "
+            "torch and the like are not counted"
+        )
         return Measured(took, detail if built else "no compiler: the extension was not built", built)
 
 
@@ -113,6 +118,12 @@ def called(bench: Bench) -> Measured | Unmeasured:
     medians = bench.time(Case("call", "smallest network"), {name: bench.sampler(run) for name, run in runs.items()})
     told = ", ".join(f"{name} {seconds * 1e6:.3g} us" for name, seconds in medians.items())
     return Measured(medians["native call"] * 1e6, f"{told}; one float32 number, one affine, the work itself included")
+
+
+def _said(error: Exception, folder: str) -> str:
+    """The end of what a command said, without this machine's paths."""
+    said = str(getattr(error, "stderr", None) or error).replace(folder, ".").replace(str(ROOT), ".")
+    return " ".join(said[-200:].split())
 
 
 def _copied(folder: Path) -> None:

@@ -25,21 +25,17 @@ def line(row: Row) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """How many goals hold."""
+    """How many goals hold; of parts the goal's own row counts."""
+    rows = [row for row in rows if " " not in row.id]
     hold, fail = (sum(row.holds is mark for row in rows) for mark in (True, False))
     unmeasured = sum(row.measured is None and row.holds is None for row in rows)
     unjudged = len(rows) - hold - fail - unmeasured
-    quick = f", {unjudged} not judged at small sizes" if unjudged else ""
-    return f"{hold} hold, {fail} do not, {unmeasured} not measured{quick}"
-
-
-def ordered(rows: Sequence[Row]) -> list[Row]:
-    """By goal, C before G, parts in the order of their measurement."""
-    return sorted(rows, key=lambda row: (row.id[0], int(row.id.split()[0][1:])))
+    quick = f", {unjudged} measured and not judged" if unjudged else ""
+    return f"goals: {hold} hold, {fail} do not, {unmeasured} not measured{quick}"
 
 
 def goals_json(rows: Sequence[Row]) -> str:
-    """A list of objects, one a goal."""
+    """A list of objects, one a goal and one a part of it."""
     return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
 
 
