@@ -1,7 +1,7 @@
 """Packed networks: what they are, their file, how they run; imports no torch.
 
 network = load("model.bnn")
-logits = network.run(x)  # x: raw inputs as in training, (batch, *shape) of uint8 or float32
+logits = network.run(x)  # x: inputs as in training, (batch, *shape) of uint8 or float32
 """
 
 from core.deploy.backends import info

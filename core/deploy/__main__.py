@@ -16,6 +16,7 @@ import numpy as np
 from core.deploy import FileError, PackedNetwork, info, load
 from core.deploy.summary import lines
 
+LONGEST_FACT = 400  # characters of one fact that are shown
 BACKENDS = ("auto", "native", "numpy", "cupy")
 
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(_told(arguments.file, network)))
         else:
             inputs = _array(arguments.classes)
+            if arguments.raw:
+                inputs = network.standardised(inputs)
             found = network.classes(inputs, backend=arguments.backend, threads=arguments.threads)
             print("".join(f"{label}\n" for label in found), end="")
     except BrokenPipeError:
@@ -67,7 +70,11 @@ def _told(path: Path, network: PackedNetwork) -> list[str]:
 
 
 def _spelt(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A fact on one line, without what would steer a terminal."""
+    if isinstance(value, str) and value.isprintable():
+        return value
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]} ... ({len(text):,} characters)"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="what python -m studies.deploy --to FILE wrote")
     parser.add_argument(
-        "--classes", type=Path, metavar="X.npy", help="raw inputs (N, ...) as in training: print a class a line"
+        "--classes", type=Path, metavar="X.npy", help="inputs (N, ...) as in training: print a class a line"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="standardise the inputs of --classes first, by the constants in the file"
     )
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")

@@ -61,6 +61,10 @@ class Standardisation:
     mean: Float64[ndarray, " *shape"]
     deviation: Float64[ndarray, " *shape"]
 
+    def data(self) -> dict[str, list[float]]:
+        """Mean and deviation as plain lists, features in the order of one flattened example."""
+        return {"mean": self.mean.ravel().tolist(), "deviation": self.deviation.ravel().tolist()}
+
     def __call__(self, raw: Shaped[ndarray, " N *shape"]) -> Float32[ndarray, " N *shape"]:
         """The inputs of the network, formed in float64 and rounded once."""
         made: ndarray = ((raw.astype(np.float64) - self.mean) / self.deviation).astype(np.float32)

@@ -16,12 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from core.claims import laws
 from core.deploy import PackedNetwork
 from core.deploy.form import Graph
 from core.deploy.operations import Binarize, Threshold
 from core.deploy.packing import unpack
+from core.spatial import AveragePool
 from studies.deploying import inside
 from studies.deploying.backends import Array, Backend
 from studies.deploying.cell import Trained
@@ -85,6 +88,11 @@ def prove(trained: Trained, network: PackedNetwork, backends: Sequence[Backend],
     sees all inputs; the others as many as they get through in LONGEST seconds each.
     """
     exact = bool(network.form.facts["exact"])
+    if not exact and _must_be_exact(trained):
+        raise ParityFailed(
+            "binary weights, sign activations and pixels make an exact network, but the file claims equal predictions "
+            f"only ({'; '.join(network.form.facts['inexact_because'])})"
+        )
     truth = trained.scores(inputs).numpy()
     if not np.isfinite(truth).all():
         raise ParityFailed("the logits of torch are not finite; there is nothing to hold the file to")
@@ -125,6 +133,14 @@ class _Where:
             f"{got[first]:.9g} in the file, {want[first]:.9g} in torch; "
             f"{int(wrong.sum())} of {wrong.size} {unit} of this batch differ"
         )
+
+
+def _must_be_exact(trained: Trained) -> bool:
+    """Whether the network itself, not its file, says that every integer must be the same: averages aside."""
+    model, inputs = trained.built.model, trained.built.problem.train.inputs
+    binary = all(law.levels is not None for _, law in laws(model))
+    averaged = any(isinstance(module, AveragePool) for module in model.modules())
+    return binary and model.activation_bits == 1 and inputs.dtype == torch.uint8 and not averaged
 
 
 def _hold_logits(where: _Where, proof: Proven, got: Array, want: Array, steady: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.deploy import PackedNetwork
 from core.deploy.summary import Layer, layers, lines, table
+from core.problems import Problem
 from studies.deploying.backends import Step
 from studies.deploying.cell import Trained
 from studies.deploying.choice import Asked, Choice
@@ -19,6 +20,10 @@ from studies.runner import machine
 from studies.runner.command import counted
 
 PLAIN = "torch fp32, plain layers"
+STANDARDISED = (
+    "inputs are standardised features, (raw - mean) / deviation; the file has both: network.standardised(raw), or "
+    "--classes RAW.npy --raw"
+)
 MOST_REASONS = 3  # of an inexact file; its facts have all
 MOST_STEPS = 30  # beyond which only sums by kind of work are printed
 
@@ -33,15 +38,20 @@ def choice_line(choice: Choice, asked: Asked) -> str:
     return f"{label} / {choice.prediction['prediction']}{how}{taken}\n  record {record['key']}: {scores}"
 
 
-def facts(choice: Choice, classes: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of its origin, beside what its export says."""
-    record = choice.record
+def facts(choice: Choice, problem: Problem, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its origin and inputs, beside what its export says.
+
+    standardised: what `PackedNetwork.standardised` applies to raw features; absent where inputs are raw pixels.
+    """
+    record, standardisation = choice.record, problem.standardisation
+    inputs = {} if standardisation is None else {"standardised": standardisation.data()}
     return {
+        **inputs,
         "cell": {name: record[name] for name in ("study", "problem", "method", "seed", "key")},
         "prediction": choice.prediction["prediction"],
         "validation_accuracy": choice.validation["accuracy"],
         "test_accuracy": choice.prediction["metrics"]["test"]["accuracy"],
-        "classes": list(classes),
+        "classes": list(problem.class_names),
         "source": dict(source),
     }
 
@@ -54,6 +64,8 @@ def network_lines(network: PackedNetwork, trained: Trained, choice: Choice) -> l
         said.append("exact: every sum and every bit is that of torch, and so are the logits")
     else:
         said.append(f"equal predictions, not equal bits: {_some(known['inexact_because'])}")
+    if "standardised" in known:
+        said.append(STANDARDISED)
     if trained.changed:
         said.append(
             f"sources changed since the record ({'; '.join(trained.changed)}); the network built now has the record's "

@@ -114,7 +114,7 @@ def _chosen(wanted: Wanted, say: Callable[[str], None]) -> tuple[Choice, Trained
 
 def _exported(choice: Choice, trained: Trained) -> PackedNetwork:
     """The packed network, of the network that the record is about."""
-    facts = report.facts(choice, trained.built.problem.class_names, checkout(ROOT))
+    facts = report.facts(choice, trained.built.problem, checkout(ROOT))
     try:
         network = export(
             trained.built.model,
