@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -440,13 +440,39 @@ def test_threads_of_torch_are_as_before_also_after_a_failure(tmp_path, monkeypat
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("name", ["bench.json", "bench.csv", "bench.md", "share.png", "share.pdf", "goals.json"])
+def test_places_are_tried_before_anything_is_measured_and_left_as_they_were(name, tmp_path, monkeypatch):
+    def measured(*_):
+        raise AssertionError("measured too early")
+
+    monkeypatch.setattr(command, "_on_cpu", measured)
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=name):
+        bench.run(tmp_path, tmp_path / "goals.json", "cpu", True, None)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@needs_kernels
+@pytest.mark.parametrize("place", range(len(extension.LEVELS)))
+def test_the_level_of_the_environment_is_the_best_of_the_bench(place, monkeypatch):
+    level = extension.LEVELS[place]
+    if level not in native.levels():
+        pytest.skip(f"this processor does not run level {level}")
+    monkeypatch.setenv(native.LEVEL_VARIABLE, level)
+    assert kernels.levels() == extension.LEVELS[: place + 1]
+    found = roof.limit()
+    assert found is None or found.level == place
+
+
 def test_another_device_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cpu or cuda .got 'tpu'"):
         bench.run(tmp_path, None, "tpu", True, None)
 
 
 def test_a_processor_without_counting_instructions_has_no_limit(monkeypatch):
-    portable = SimpleNamespace(best_packed_level=lambda: 0, packed_limits=lambda level: (3e9, 0.0))
+    monkeypatch.delenv(native.LEVEL_VARIABLE, raising=False)
+    portable = ModuleType("portable")
+    portable.__dict__.update(best_packed_level=lambda: 0, packed_limits=lambda level: (3e9, 0.0))
     monkeypatch.setattr(extension, "module", lambda: portable)
     assert roof.limit() is None and "no limit was measured" in roof.told(None)
 

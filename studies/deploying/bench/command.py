@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from core.deploy import info
 from studies.deploying.bench import (
     clock,
     compute_engine,
@@ -29,6 +30,7 @@ from studies.deploying.bench import (
 )
 from studies.deploying.bench.compute_engine import Larq
 from studies.deploying.bench.goals import Bench, Row, Section, Timing, Unmeasured
+from studies.deploying.choice import Unusable
 from studies.deploying.command_line import without_paths
 from studies.runner import machine
 from studies.runner.manifest import manifest
@@ -43,12 +45,16 @@ def run(out: Path, json: Path | None, device: str, quick: bool, peer_python: str
 
     Without the device it is 1 and `out` stays as it is. json: the goals alone, as a list, also then. peer_python: an
     interpreter that has Larq Compute Engine. A goal that does not hold is a row, not an error. Raises ValueError for
-    another device, OSError for a path that cannot be written.
+    another device, Unusable for a CPU level that is not to be had, OSError for a path that cannot be written.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda (got {device!r})")
+    try:
+        info()
+    except ValueError as error:  # BITRELAX_CPU_LEVEL names what is not to be had
+        raise Unusable(str(error)) from error
     if json is not None:
-        json.touch()  # a path that cannot be written is said now
+        _try([json])
     with _one_thread():
         return _run(out, json, device, quick, peer_python)
 
@@ -58,7 +64,11 @@ def _run(out: Path, json: Path | None, device: str, quick: bool, peer_python: st
         print(f"python -m studies.deploy --bench --device cuda: {reason}", file=sys.stderr)
         _finish(verdicts.complete(cuda.left_open(reason)), [], json)
         return NO_DEVICE
+    name = "bench" if device == "cpu" else "bench-cuda"
     out.mkdir(parents=True, exist_ok=True)
+    _try([out / f"{name}.{kind}" for kind in ("json", "csv", "md")])
+    if device == "cpu":
+        _try([out / f"share.{kind}" for kind in ("png", "pdf")])
     facts: dict[str, Any] = {"busy_cores_before": clock.busy_cores(1.0), "load_before": machine.load()}
     started = datetime.now(UTC)
     measured = _on_gpu if device == "cuda" else _on_cpu
@@ -66,12 +76,20 @@ def _run(out: Path, json: Path | None, device: str, quick: bool, peer_python: st
     command = ["python", "-m", "studies.deploy", *without_paths(sys.argv[1:])]
     facts |= manifest(command, started=started, workers=1, backend=device) | more
     facts |= {"busy_cores_after": clock.busy_cores(1.0)}
-    name = "bench" if device == "cpu" else "bench-cuda"
     written = table.write(out, name, rows, timings, facts)
     if device == "cpu":
         written += figure.draw(table.frame(timings), out)
     _finish(rows, written, json)
     return 0
+
+
+def _try(paths: Sequence[Path]) -> None:
+    """Before anything takes time: opens each for writing, and leaves it as it was. Raises OSError."""
+    for path in paths:
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
 
 
 Outcome = tuple[list[Row], list[Timing], dict[str, Any]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from core import extension
 from core.deploy.form import words
+from core.deploy.native import chosen_level
 from studies.deploying.bench import graphs
 from studies.deploying.bench.goals import Missing
 
@@ -52,8 +53,12 @@ def built() -> ModuleType:
 
 
 def levels() -> tuple[str, ...]:
-    """CPU levels that run here, slowest first. Raises Missing where the extension is not built."""
-    return extension.LEVELS[: built().best_packed_level() + 1]
+    """CPU levels up to the one that networks take here, slowest first: BITRELAX_CPU_LEVEL's, or the best.
+
+    Raises Missing where the extension is not built.
+    """
+    built()
+    return extension.LEVELS[: extension.LEVELS.index(chosen_level()) + 1]
 
 
 def product(level: str, rows: int, outputs: int, inputs: int) -> Product:

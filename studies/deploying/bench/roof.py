@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from core import extension
+from core.deploy.native import chosen_level
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Of the best CPU level; an operation is an xor, or a count, of one bit."""
+    """Of the CPU level that networks take here; an operation is an xor, or a count, of one bit."""
 
     module: ModuleType
     level: int
@@ -29,9 +30,10 @@ class Limit:
 def limit() -> Limit | None:
     """None where the extension is not built, or has no counting instructions of this processor to time."""
     module = extension.module()
-    if module is None or not module.packed_limits(module.best_packed_level())[1]:
+    if module is None:
         return None
-    return Limit(module, module.best_packed_level())
+    level = extension.LEVELS.index(chosen_level())
+    return Limit(module, level) if module.packed_limits(level)[1] else None
 
 
 def told(found: Limit | None) -> str:
