@@ -16,6 +16,8 @@ from solvers.bench.goals import Row
 from studies import tune
 from studies.analysis import tables, text
 from studies.certifying import report
+from studies.deploying import overview
+from studies.deploying.bench import goals as deploying
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -118,3 +120,16 @@ def test_the_table_of_layerwise_networks_is_that_of_the_committed_study():
 def test_the_certified_gaps_of_the_document_are_those_of_the_committed_study():
     written = report.markdown(pd.read_csv(ROOT / "results" / "certify" / "table.csv"))
     assert written in (ROOT / "docs" / "certificates.md").read_text()
+
+
+def test_the_goals_of_packed_networks_are_those_of_the_committed_bench():
+    bench = json.loads((ROOT / "results" / "deploy" / "bench.json").read_text())
+    rows = [deploying.Row(**row) for row in bench["goals"]]
+    assert document.markdown(rows) in (ROOT / "docs" / "performance.md").read_text()
+    assert not bench["manifest"]["source"]["dirty"]
+
+
+def test_the_deployed_networks_of_the_readme_are_those_on_record():
+    folder = ROOT / "results" / "deploy" / "exports"
+    assert overview.markdown(folder) in README
+    assert all(not json.loads(path.read_text())["facts"]["source"]["dirty"] for path in folder.glob("*.json"))
