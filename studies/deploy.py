@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(parser, words)
     try:
         if arguments.bench:
+            asked_too = {"--to": arguments.to, "--method": arguments.method, "--problem": arguments.problem}
+            if of_files := [name for name, value in asked_too.items() if value is not None]:
+                parser.error(f"{', '.join(of_files)}: not with --bench, which exports nothing")
             from studies.deploying.bench import command  # late, as the rest: --help does not wait for torch
 
             out = arguments.out or Path("results/deploy-quick" if arguments.quick else "results/deploy")

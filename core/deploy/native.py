@@ -78,10 +78,10 @@ class Executor:
         return lower(self.graph, self._kernels, level=level, threads=1, fuse=False)
 
 
-def executors(form: Form, *, threads: int = 1) -> tuple[Executor, ...]:
+def executors(form: Form, *, threads: int = 1, level: str | None = None) -> tuple[Executor, ...]:
     """One executor a network of a form; what they share is laid out once."""
     constants = Constants(form.networks)
-    return tuple(Executor(graph, threads=threads, constants=constants) for graph in form.networks)
+    return tuple(Executor(graph, threads=threads, level=level, constants=constants) for graph in form.networks)
 
 
 def kernels() -> ModuleType:

@@ -373,6 +373,7 @@ def test_folder_without_records_is_told_apart_from_a_study(tmp_path, capsys):
         (["--problem", "digits", "--best"], "--to is needed"),
         (["--seed", "-1"], "whole number"),
         (["--to", "a.bnn", "--device", "cuda", "--quick"], "--quick, --device cuda: of --bench alone"),
+        (["--bench", "--to", "a.bnn", "--method", "ste"], "--to, --method: not with --bench, which exports nothing"),
         (["--test-limit", "0"], "or none"),
         (["--metod", "ste"], "Did you mean --method?"),
     ],

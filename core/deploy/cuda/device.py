@@ -101,7 +101,7 @@ def _cupy() -> Any:
     except ImportError as error:
         raise DeviceError(
             f"backend 'cupy' needs CuPy, which cannot be imported here ({error}); "
-            f"pip install 'bitrelax[gpu]' brings it, or {WAY_OUT}"
+            f"pip install -e '.[gpu]' in the clone brings it, or {WAY_OUT}"
         ) from None
     return cupy
 

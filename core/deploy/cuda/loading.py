@@ -54,7 +54,7 @@ def _nvrtc() -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(
             f"CuPy finds no NVRTC to compile the kernels with ({str(error).strip()}); "
-            "pip install 'bitrelax[gpu]' brings it, or use backend='native'"
+            "pip install -e '.[gpu]' in the clone brings it, or use backend='native'"
         ) from None
     return nvrtc
 

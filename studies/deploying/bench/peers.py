@@ -6,6 +6,7 @@ fastest depends on the shape, so all are timed and the best one is the peer.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ def _network(model: nn.Module, x: Tensor) -> Runs:
 def _quiet(runs: Runs) -> Runs:
     """Without gradients, and run twice: torch warns of its first quantized tensor, and specialises the frozen graph.
 
-    Forms that this build of torch does not run on this processor are left out.
+    Forms that this build of torch does not run on this processor are left out, and named on stderr.
     """
     quiet: Runs = {}
     for name, call in runs.items():
@@ -111,7 +112,9 @@ def _quiet(runs: Runs) -> Runs:
         with _silent():
             try:
                 run(), run()
-            except (RuntimeError, NotImplementedError):
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error).partition("\n")[0][:200]
+                print(f"{name}: left out, torch {torch.__version__} does not run it here: {reason}", file=sys.stderr)
                 continue
         quiet[name] = run
     return quiet
